@@ -1,0 +1,3 @@
+"""lbproxy: the load balancer for Kubernetes apiservers, in pure Python."""
+
+__version__ = "0.1.0"

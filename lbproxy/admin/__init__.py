@@ -1,0 +1,1 @@
+"""What an operator looks at: liveness, metrics, status, logs."""

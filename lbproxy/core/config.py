@@ -1,0 +1,278 @@
+"""The configuration as the rest of lbproxy sees it: checked, complete, immutable.
+
+Every field of lb.yaml stands here once: its name, type, default and one sentence of documentation. The control
+plane derives the validating model and the JSON Schema from these classes (control/configfile.py); workers get
+instances over the control channel and never import a validation library.
+
+Durations are seconds as float, sizes are bytes as int; the `Annotated` markers say how lb.yaml may spell them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Annotated, Any
+
+
+class Unit(Enum):
+    """How a number may be written in lb.yaml."""
+
+    DURATION = "duration"  # 2s, 500ms, 10m, 1h or a number of seconds
+    SIZE = "size"  # 64KiB, 1MiB or a number of bytes
+    RATIO = "ratio"  # 20% or a number from 0 to 1
+
+
+Seconds = Annotated[float, Unit.DURATION]
+Bytes = Annotated[int, Unit.SIZE]
+Ratio = Annotated[float, Unit.RATIO]
+
+
+class Mode(Enum):
+    TCP = "tcp"
+    HTTP = "http"
+
+
+class BackendState(Enum):
+    """What the operator says of a backend. nginx's `down` is MAINT."""
+
+    READY = "ready"
+    DRAIN = "drain"
+    MAINT = "maint"
+
+
+class CheckType(Enum):
+    HTTPS = "https"
+    HTTP = "http"
+    TCP = "tcp"
+    NONE = "none"
+
+
+class AllDown(Enum):
+    TRY = "try"
+    REJECT = "reject"
+
+
+class Algorithm(Enum):
+    ROUND_ROBIN = "round_robin"
+    LEAST_CONN = "least_conn"
+    IP_HASH = "ip_hash"
+    SOURCE_HASH = "source_hash"
+    RANDOM = "random"
+    RANDOM_TWO = "random_two"
+    FIRST = "first"
+    HASH = "hash"
+    CONSISTENT_HASH = "consistent_hash"
+
+
+class ForwardedFor(Enum):
+    APPEND = "append"
+    SET = "set"
+    OFF = "off"
+
+
+class LogPoint(Enum):
+    OPEN = "open"
+    CLOSE = "close"
+
+
+def _doc(default: Any, doc: str, *, minimum: float | None = None) -> Any:
+    """A field with a default and its one sentence of documentation."""
+    return field(default=default, metadata={"doc": doc, "minimum": minimum})
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen or dial. `text` is what the operator wrote: nginx's consistent hash hashes that text."""
+
+    text: str
+    host: str = ""  # an IP literal without brackets, or the path of a unix socket
+    port: int = 0
+    family: str = "inet"  # inet | inet6 | unix
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Algorithm and, for the hashes, the key: remote_addr, uri, host or header:NAME."""
+
+    algorithm: Algorithm = Algorithm.ROUND_ROBIN
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    address: Address = field(metadata={"doc": "IP:PORT of the apiserver; [IPv6]:PORT; unix:/path."})
+    weight: int = _doc(1, "Share of the connections, relative to the other backends.", minimum=1)
+    max_connections: int = _doc(
+        0, "Connections (tcp) or requests in flight (http) per worker; 0 is no limit.", minimum=0
+    )
+    max_fails: int = _doc(1, "Failed tries after which live traffic avoids the backend; 0 never.", minimum=0)
+    fail_timeout: Seconds = _doc(10.0, "How long it is avoided, as nginx's fail_timeout (whole seconds).", minimum=0)
+    backup: bool = _doc(False, "Used only when no primary backend is eligible.")
+    state: BackendState = _doc(BackendState.READY, "ready, drain (no new connections) or maint (nginx's down).")
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    type: CheckType | None = _doc(
+        None, "https, http, tcp or none; unset: https if a tcp listener uses the pool, else http."
+    )
+    path: str = _doc("/readyz", "What to GET; /readyz is the apiserver's readiness.")
+    expect: tuple[int, ...] = _doc((200,), "Status codes that mean ready.")
+    interval: Seconds = _doc(2.0, "Time from one check to the next.", minimum=0.01)
+    fast_interval: Seconds = _doc(0.5, "The interval while a backend is changing between up and down.", minimum=0.01)
+    connect_timeout: Seconds = _doc(1.0, "Budget of the TCP connect; the TLS handshake has twice that.", minimum=0.01)
+    timeout: Seconds = _doc(5.0, "Budget of the answer.", minimum=0.01)
+    rise: int = _doc(3, "Successes in a row that bring a backend back (the first ever needs one).", minimum=1)
+    fall: int = _doc(2, "Failures in a row that take a backend out.", minimum=1)
+    jitter: Ratio = _doc(
+        0.2, "Random part of the interval, both ways, so that balancers do not check in step.", minimum=0
+    )
+    ca_file: str | None = _doc(None, "PEM file with the CAs that sign the backends' certificates.")
+    verify: bool | None = _doc(None, "Verify the certificate; unset: exactly when ca_file is given.")
+    server_name: str | None = _doc(None, "Name to expect in the certificate (and SNI); unset: the backend's address.")
+    client_cert: str | None = _doc(None, "PEM certificate shown to the backend, for clusters without anonymous access.")
+    client_key: str | None = _doc(None, "Its key; unset: in the same file as client_cert.")
+    token_file: str | None = _doc(None, "Bearer token sent with each check; the file is read anew each time.")
+    port: int | None = _doc(None, "Port to check; unset: the backend's own.", minimum=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    tries: int = _doc(0, "Backends tried for one connection or request; 0 is every backend once.", minimum=0)
+    deadline: Seconds = _doc(3.0, "Bound on the time of all tries together.", minimum=0.01)
+    methods: tuple[str, ...] = _doc(
+        ("GET", "HEAD", "OPTIONS"),
+        "Methods sent again, once, when a reused connection dies before any answer.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Kept-alive connections to one backend, per worker (http mode)."""
+
+    max: int = _doc(32, "Kept-alive connections kept per backend and worker.", minimum=0)
+    timeout: Seconds = _doc(
+        45.0, "How long one may idle; the apiserver closes at 90 s, so lbproxy goes first.", minimum=0
+    )
+    age: Seconds = _doc(3600.0, "How old one may grow.", minimum=0)
+    requests: int = _doc(0, "Requests after which one is closed; 0 is no limit.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    name: str
+    backends: tuple[Backend, ...] = field(metadata={"doc": "The apiservers: addresses, or mappings with `address`."})
+    balance: Balance = _doc(Balance(), "How a backend is chosen.")
+    health_check: HealthCheck = _doc(HealthCheck(), "How a backend's health is found out.")
+    all_down: AllDown = _doc(AllDown.TRY, "With no healthy backend: try them all the same, or reject.")
+    retry: Retry = _doc(Retry(), "What happens after a failed try.")
+    idle: Idle = _doc(Idle(), "Kept-alive connections to the backends (http mode).")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    connect: Seconds = _doc(1.0, "One try to connect to a backend.", minimum=0.01)
+    request_header: Seconds = _doc(32.0, "From the first byte of a request to the end of its head.", minimum=0.01)
+    response_header: Seconds = _doc(
+        75.0, "From the request to the response's head; not for long streams.", minimum=0.01
+    )
+    idle: Seconds = _doc(0.0, "No byte either way on a relay or stream; 0 is none: liveness is TCP's.", minimum=0)
+    half_close: Seconds = _doc(30.0, "After one side has closed, how long the other may idle.", minimum=0)
+    keepalive: Seconds = _doc(120.0, "An idle client connection between requests.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    idle: Seconds = _doc(15.0, "TCP_KEEPIDLE: idle time before the first probe (whole seconds).", minimum=1)
+    interval: Seconds = _doc(5.0, "TCP_KEEPINTVL: time between probes (whole seconds).", minimum=1)
+    count: int = _doc(3, "TCP_KEEPCNT: unanswered probes that end the connection.", minimum=1)
+
+
+@dataclass(frozen=True, slots=True)
+class TcpSide:
+    nodelay: bool = _doc(True, "TCP_NODELAY.")
+    user_timeout: Seconds = _doc(
+        30.0, "TCP_USER_TIMEOUT: sent data may stay unacknowledged this long; 0: the kernel's.", minimum=0
+    )
+    keepalive: KeepAlive = _doc(KeepAlive(), "TCP keepalive probes.")
+
+
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    client: TcpSide = _doc(TcpSide(), "Sockets towards clients.")
+    backend: TcpSide = _doc(TcpSide(True, 10.0, KeepAlive(5.0, 1.0, 5)), "Sockets towards backends.")
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    host: str = _doc("preserve", "Host header sent to the backend: preserve, backend (its address) or a text.")
+    forwarded_for: ForwardedFor = _doc(
+        ForwardedFor.APPEND, "X-Forwarded-For: append the client's address, set it, or off."
+    )
+    trusted_proxies: tuple[str, ...] = _doc(
+        (), "CIDRs whose X-Forwarded-Proto and -Host are kept; if set, only theirs and X-Forwarded-For."
+    )
+    max_header: Bytes = _doc(1 << 20, "Largest request or response head.", minimum=1024)
+    max_body: Bytes = _doc(0, "Largest request body; 0 is no limit.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    name: str
+    bind: tuple[Address, ...]
+    mode: Mode
+    pool: str
+    freebind: bool = _doc(True, "IP_FREEBIND: bind an address that this host does not hold yet (keepalived's VIP).")
+    backlog: int = _doc(4096, "Length of the accept queue; the kernel caps it at net.core.somaxconn.", minimum=1)
+    max_connections: int | None = _doc(
+        None, "Client connections per worker; unset or auto: from RLIMIT_NOFILE.", minimum=1
+    )
+    timeouts: Timeouts = _doc(Timeouts(), "Overrides of the global timeouts.")
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    bind: Address | None = _doc(
+        Address("127.0.0.1:9180", "127.0.0.1", 9180),
+        "Where /livez, /metrics and /status are served; off: nowhere.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLog:
+    format: str = _doc("json", "json: one object per line.")
+    at: tuple[LogPoint, ...] = _doc((LogPoint.CLOSE,), "open, close or both: when a connection or request is logged.")
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    access: AccessLog | None = _doc(AccessLog(), "One line per connection (tcp) or request (http), to stdout; or off.")
+    level: str = _doc("info", "debug, info, warning or error.")
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    delay: Seconds = _doc(0.0, "SIGTERM: /readyz fails at once, and accepting goes on for this long.", minimum=0)
+    drain: Seconds = _doc(30.0, "Then existing connections have this long to end.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    listeners: tuple[Listener, ...]
+    pools: tuple[Pool, ...]
+    workers: int = _doc(1, "Worker processes; auto is one per core.", minimum=1)
+    tcp: Tcp = _doc(Tcp(), "Socket options.")
+    http: Http = _doc(Http(), "http mode.")
+    admin: Admin = _doc(Admin(), "The admin endpoint.")
+    log: Log = _doc(Log(), "Logging.")
+    shutdown: Shutdown = _doc(Shutdown(), "What SIGTERM does.")
+
+    def pool(self, name: str) -> Pool:
+        """The pool of that name. Raises KeyError: an accepted configuration names only pools that exist."""
+        for pool in self.pools:
+            if pool.name == name:
+                return pool
+        raise KeyError(name)

@@ -1,0 +1,128 @@
+"""What the control plane and a worker say to each other.
+
+The channel is a SOCK_SEQPACKET pair made by the control plane: one message, one packet, no framing of our own. Both
+ends are one version of one program and parent and child, so the encoding is pickle: no peer outside can write here.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+
+from lbproxy.core.config import Config
+from lbproxy.core.health import Health
+
+# The largest message accepted; SO_SNDBUF of the channel is set to hold it.
+MAX_MESSAGE = 1 << 20
+
+
+# -- control plane to worker -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """The first message: everything a worker needs. `listen_fds[i]` are the inherited fds of `config.listeners[i]`."""
+
+    config: Config
+    listen_fds: tuple[tuple[int, ...], ...]
+    access_log_fd: int | None  # a pipe to the control plane, or None with the access log off
+
+
+@dataclass(frozen=True, slots=True)
+class SetHealth:
+    """A health transition, or (`clear_failures`) an answer that wipes what passive checks held against a backend."""
+
+    pool: str
+    backend: int
+    health: Health
+    clear_failures: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GetStats:
+    """Asks for `Stats`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Stop accepting; let connections end for `seconds`, then close what is left and exit. 0 is at once."""
+
+    seconds: float
+
+
+# -- worker to control plane -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker accepts connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFailed:
+    """A passive failure: a dial that was refused or timed out, a response that never came."""
+
+    pool: str
+    backend: int
+    reason: str
+
+
+@dataclass(slots=True)
+class BackendStats:
+    """Counters of one backend in one worker; all but `active`, `long_streams` and `idle` only grow."""
+
+    active: int = 0
+    total: int = 0
+    failed: int = 0
+    retried: int = 0
+    long_streams: int = 0
+    idle: int = 0
+    bytes_in: int = 0  # from the client to the backend
+    bytes_out: int = 0
+    connects: int = 0
+    connect_seconds: float = 0.0
+    reused: int = 0  # requests that found a kept-alive connection
+
+
+@dataclass(slots=True)
+class ListenerStats:
+    """Counters of one listener in one worker; all but `active` only grow."""
+
+    accepted: int = 0
+    active: int = 0
+    refused: int = 0  # above max_connections
+    requests: int = 0
+    bytes_in: int = 0  # from clients
+    bytes_out: int = 0
+    responses: dict[int, int] = field(default_factory=dict)  # status // 100 -> count, own answers included
+    terminations: dict[str, int] = field(default_factory=dict)  # HAProxy's two letters -> count
+
+
+@dataclass(slots=True)
+class Stats:
+    """A worker's counters: `listeners` as in the config, `pools[name]` as the pool's backends."""
+
+    listeners: list[ListenerStats]
+    pools: dict[str, list[BackendStats]]
+    accept_paused: int = 0  # times accept stopped for want of file descriptors
+    internal_errors: int = 0
+    log_dropped: int = 0  # access-log lines lost because the pipe was full
+    no_backend: dict[str, int] = field(default_factory=dict)  # pool -> picks that found nobody
+
+
+ToWorker = Configure | SetHealth | GetStats | Drain
+ToControl = Ready | BackendFailed | Stats
+
+
+def encode(message: ToWorker | ToControl) -> bytes:
+    """The packet for a message. Raises ValueError above MAX_MESSAGE."""
+    data = pickle.dumps(message, protocol=5)
+    if len(data) > MAX_MESSAGE:
+        raise ValueError(f"a {type(message).__name__} of {len(data)} bytes is larger than the control channel's limit")
+    return data
+
+
+def decode(data: bytes) -> ToWorker | ToControl:
+    """The message in a packet that `encode` made."""
+    message: ToWorker | ToControl = pickle.loads(data)
+    return message

@@ -1,0 +1,60 @@
+"""Access-log lines on their way to the control plane's pump: one write per batch, never a wait.
+
+Lines go into a non-blocking pipe. When the pipe is full the reader is too slow, and then lines are dropped and
+counted: a slow stdout must not slow the traffic down.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from lbproxy.core.config import AccessLog as AccessLogConfig
+from lbproxy.core.config import LogPoint
+from lbproxy.dataplane.reactor import Reactor
+
+HELD = 256 * 1024  # bytes kept while the pipe is full
+
+
+class AccessLog:
+    """`at_open` and `at_close` say which lines are wanted; `write` takes one JSON object without the time."""
+
+    __slots__ = ("_fd", "_lines", "_reactor", "_rest", "_second", "_stamp", "at_close", "at_open", "dropped")
+
+    def __init__(self, config: AccessLogConfig, fd: int, reactor: Reactor) -> None:
+        os.set_blocking(fd, False)
+        self.at_open = LogPoint.OPEN in config.at
+        self.at_close = LogPoint.CLOSE in config.at
+        self.dropped = 0
+        self._fd = fd
+        self._reactor = reactor
+        self._lines: list[str] = []
+        self._rest = b""
+        self._second = 0
+        self._stamp = ""
+
+    def write(self, fields: str) -> None:
+        """Queue `{"ts": now, fields}`."""
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        if not self._lines:
+            self._reactor.at_batch_end(self._flush)
+        self._lines.append(f'{{"ts":"{self._stamp}.{int((now - second) * 1000):03d}Z",{fields}}}\n')
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if len(self._rest) > HELD:
+            self.dropped += len(lines)
+        else:
+            self._rest += "".join(lines).encode()
+        try:
+            written = os.write(self._fd, self._rest)
+        except BlockingIOError:
+            return
+        except OSError:  # the control plane is gone; so will this worker be, soon
+            self._rest = b""
+            return
+        self._rest = self._rest[written:]

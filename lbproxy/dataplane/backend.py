@@ -1,0 +1,293 @@
+"""A connection to a backend in http mode: one exchange at a time, kept alive in between.
+
+While it idles it sits in its peer's `idle` list, newest last, and any event on it means that the backend has closed
+it (or talks out of turn): it is closed at once, so a stale one is rarely met. It is closed by us before the
+apiserver would (45 s against its 90 s): who closes first cannot be surprised.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from lbproxy.core.config import Idle
+from lbproxy.core.http1 import CHUNKED, UNTIL_CLOSE, BadMessageError, ChunkedWalk, ResponseHead, parse_response_head
+from lbproxy.core.pool import Peer
+from lbproxy.dataplane.reactor import ERR, HUP, OUT, RDHUP, Reactor
+from lbproxy.dataplane.sockets import reset_on_close
+from lbproxy.dataplane.timers import NEVER, UNFILED
+
+if TYPE_CHECKING:
+    from lbproxy.dataplane.exchange import HttpConnection
+
+CHUNK = 65536  # bytes per recv()
+TURNS = 16  # full reads before other connections get a turn
+HEAD = -3  # `left` while the response's head is awaited
+DONE = 0
+
+
+class BackendConnection:
+    """One socket to a backend. `client` is the connection whose exchange it serves, or None while idle."""
+
+    __slots__ = (
+        "_buffer",
+        "_hung_up",
+        "_idle_config",
+        "_max_header",
+        "_persistent",
+        "_reactor",
+        "_recv",
+        "_send",
+        "_walk",
+        "born",
+        "client",
+        "deadline",
+        "left",
+        "out",
+        "peer",
+        "requests",
+        "slot",
+        "sock",
+    )
+
+    def __init__(self, reactor: Reactor, sock: socket.socket, peer: Peer, idle: Idle, max_header: int) -> None:
+        self.sock = sock
+        self.peer = peer
+        self.client: HttpConnection | None = None
+        self.out = b""  # what the backend has not taken yet
+        self.left = HEAD  # bytes of the response's body still to come, or HEAD, CHUNKED, UNTIL_CLOSE
+        self.requests = 0
+        self.born = reactor.timers.now
+        self.deadline = NEVER
+        self.slot = UNFILED
+        self._reactor = reactor
+        self._recv = sock.recv
+        self._send = sock.send
+        self._buffer = b""  # a partial head
+        self._walk: ChunkedWalk | None = None
+        self._persistent = True
+        self._hung_up = False
+        self._idle_config = idle
+        self._max_header = max_header
+        reactor.handlers[sock.fileno()] = self.on_event
+
+    # -- the request's way ---------------------------------------------------------------------------------------
+
+    def begin(self, client: HttpConnection) -> None:
+        """Serve this client's exchange."""
+        self.client = client
+        self.left = HEAD
+        self.requests += 1
+        self.deadline = NEVER
+
+    def write(self, data: bytes) -> bool:
+        """Send; what is not taken is kept, and then False. Raises OSError when the connection is broken."""
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(data):
+            return True
+        self.out = data[sent:]
+        return False
+
+    # -- the response's way --------------------------------------------------------------------------------------
+
+    def on_event(self, events: int) -> None:
+        client = self.client
+        if client is None:
+            self.discard()
+            return
+        if events & OUT and self.out:
+            try:
+                if self.write(self.out):
+                    self.out = b""
+                    client.on_backend_writable()
+            except OSError as error:
+                self._broken(error.errno)
+                return
+        if events != OUT and self.client is client:
+            if events & (RDHUP | HUP | ERR):
+                self._hung_up = True
+            self.read()
+
+    def read(self) -> None:
+        """Move what the backend has to the client, until there is no more or the client is full."""
+        client = self.client
+        recv = self._recv
+        for _ in range(TURNS):
+            if client is None or client.out:
+                return  # the client's flush calls again
+            try:
+                data = recv(CHUNK)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._broken(error.errno)
+                return
+            if not data:
+                self._on_eof()
+                return
+            if self.left == HEAD:
+                self._on_head_bytes(self._buffer + data if self._buffer else data)
+            else:
+                self._on_body(data)
+            if self.client is not client or (len(data) < CHUNK and not self._hung_up):
+                return
+        self._reactor.again(self.on_event)
+
+    def release(self) -> None:
+        """The exchange is over: keep the connection if it can be used again."""
+        self.client = None
+        idle = self._idle_config
+        if (
+            not self._persistent
+            or self._hung_up
+            or self.left != DONE
+            or self.out
+            or (idle.requests and self.requests >= idle.requests)
+            or self._reactor.timers.now - self.born > idle.age
+        ):
+            self.close()
+            return
+        kept = self.peer.idle
+        kept.append(self)
+        if len(kept) > idle.max:
+            kept[0].discard()
+        self._reactor.timers.arm(self, idle.timeout)
+
+    def is_alive(self) -> bool:
+        """Ask the kernel: nothing to read and no FIN. For requests that must not meet a stale connection."""
+        try:
+            self._recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def discard(self) -> None:
+        """Close an idle connection."""
+        if self in self.peer.idle:
+            self.peer.idle.remove(self)
+        self.close()
+
+    def close(self, *, reset: bool = False) -> None:
+        """Close now."""
+        self.client = None
+        self.deadline = NEVER
+        self.out = b""
+        if reset:
+            reset_on_close(self.sock)
+        self._reactor.close(self.sock)
+
+    def hand_over(self) -> tuple[socket.socket, bytes]:
+        """Give the socket to a relay (after 101), with what is still to be sent to the backend."""
+        self.client = None
+        out, self.out = self.out, b""
+        return self.sock, out
+
+    def on_timeout(self) -> None:
+        """It has idled long enough."""
+        if self.client is None:
+            self.discard()
+
+    def on_bug(self) -> None:
+        client = self.client
+        if client is not None:
+            client.on_bug()
+        else:
+            self.close()
+
+    def _on_head_bytes(self, data: bytes) -> None:
+        client = self.client
+        while client is not None and self.client is client and self.left == HEAD:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(data) > self._max_header:
+                    client.on_bad_response("its head is larger than http.max_header")
+                    return
+                self._buffer = data
+                return
+            self._buffer = b""
+            try:
+                head = parse_response_head(data, end)
+            except BadMessageError as error:
+                client.on_bad_response(error.reason)
+                return
+            if head.status >= 200:
+                self._on_final_head(head, data, end + 4)
+                return
+            if head.status == 101:
+                client.on_switching_protocols(data[: end + 4], data[end + 4 :])
+                return
+            client.on_interim_head(data[: end + 4])
+            data = data[end + 4 :]
+            if not data:
+                return
+
+    def _on_final_head(self, head: ResponseHead, data: bytes, body: int) -> None:
+        client = self.client
+        assert client is not None
+        if client.method == "HEAD" or head.status in (204, 304):
+            head.length = 0
+        self.left = head.length
+        self._persistent = not head.close and head.length != UNTIL_CLOSE
+        if head.length == CHUNKED:
+            self._walk = ChunkedWalk()
+        forward = client.begin_response(head, data, body)
+        # Head and what is here of the body leave in one piece; most heads leave as they came, without a copy.
+        if forward:
+            self._on_body(forward + data[body:], len(forward))
+        else:
+            self._on_body(data, body)
+
+    def _on_body(self, data: bytes, start: int = 0) -> None:
+        """Forward a piece of a response; its body begins at `start`, and what is before that is the head."""
+        client = self.client
+        if client is None:
+            return
+        left = self.left
+        if left >= 0:
+            size = len(data) - start
+            if size > left:
+                data = data[: start + left]
+                size = left
+                self._persistent = False  # it talks out of turn
+            self.left = left - size
+        elif left == CHUNKED:
+            data = self._chunked(client, data, start)
+        client.write(data)
+        if not self.left and self.client is client:
+            client.on_response_end()
+
+    def _chunked(self, client: HttpConnection, data: bytes, start: int) -> bytes:
+        """Walk over a piece of a chunked body; what of it goes to the client."""
+        assert self._walk is not None
+        sink = [data[:start]] if client.wants_plain_body else None
+        try:
+            end = self._walk.feed(data, start, sink)
+        except BadMessageError as error:
+            client.on_bad_response(error.reason)
+            return b""
+        if end >= 0:
+            self.left = DONE
+            self._walk = None
+            if end < len(data):
+                self._persistent = False
+                data = data[:end]
+        return data if sink is None else b"".join(sink)
+
+    def _on_eof(self) -> None:
+        client = self.client
+        assert client is not None
+        if self.left == UNTIL_CLOSE:
+            self.left = DONE
+            client.on_response_end()
+        else:
+            client.on_backend_gone(answered=self.left != HEAD or bool(self._buffer), reset=False)
+
+    def _broken(self, code: int | None) -> None:
+        client = self.client
+        if client is not None:
+            client.on_backend_gone(answered=self.left != HEAD or bool(self._buffer), reset=True)

@@ -1,0 +1,153 @@
+"""Connecting to a backend, and to the next one when that fails, inside one client connection or request."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+
+from lbproxy.core.config import TcpSide, Timeouts
+from lbproxy.core.pool import Peer, Selection
+from lbproxy.core.termination import Termination
+from lbproxy.dataplane.reactor import OUT, Reactor
+from lbproxy.dataplane.sockets import open_connection, pending_error
+from lbproxy.dataplane.timers import NEVER, UNFILED
+
+# The local side ran out of something: the backend is not to blame, and another one would fare no better.
+_OWN_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
+Report = Callable[[Peer, str], None]
+
+
+class Dial:
+    """One walk through a selection until a connection stands. Calls exactly one of its two callbacks, once.
+
+    `on_connected(sock, peer)` gets a connected socket that is watched by the reactor under the dial's own handler:
+    the caller installs its handler in `reactor.handlers`. `on_failed(termination)` means that nobody was reached,
+    so nothing was sent. Failures are reported for the health checks, which look at once (nginx has no such link).
+    """
+
+    __slots__ = (
+        "_give_up_at",
+        "_last",
+        "_on_connected",
+        "_on_failed",
+        "_reactor",
+        "_report",
+        "_side",
+        "_sock",
+        "_started",
+        "_timeouts",
+        "deadline",
+        "peer",
+        "selection",
+        "slot",
+    )
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        selection: Selection,
+        side: TcpSide,
+        timeouts: Timeouts,
+        retry_deadline: float,
+        report: Report,
+        on_connected: Callable[[socket.socket, Peer], None],
+        on_failed: Callable[[Termination], None],
+    ) -> None:
+        self.selection = selection
+        self.peer: Peer | None = None
+        self.deadline = NEVER
+        self.slot = UNFILED
+        self._reactor = reactor
+        self._side = side
+        self._timeouts = timeouts
+        self._give_up_at = reactor.timers.now + retry_deadline
+        self._report = report
+        self._on_connected = on_connected
+        self._on_failed = on_failed
+        self._sock: socket.socket | None = None
+        self._started = 0.0
+        self._last = Termination.NO_BACKEND
+
+    def start(self, first: Peer | None = None) -> None:
+        """Begin with `first` (already picked) or with the selection's first pick."""
+        peer = first if first is not None else self._pick()
+        while peer is not None:
+            self.peer = peer
+            try:
+                self._sock = open_connection(peer.address, self._side)
+            except OSError as error:
+                if error.errno in _OWN_FAULT:
+                    self._own_fault(peer)
+                    return
+                self._blame(peer, Termination.BACKEND_REFUSED, error.strerror or str(error))
+                peer = self._pick()
+                continue
+            timers = self._reactor.timers
+            self._started = now = timers.now
+            timers.arm(self, min(self._timeouts.connect, max(self._give_up_at - now, 0.0)))
+            self._reactor.add(self._sock.fileno(), self.on_event)
+            return
+        self.peer = None
+        self._on_failed(self._last)
+
+    def abort(self) -> None:
+        """The client went away: neither a success nor a failure of the backend."""
+        self.deadline = NEVER
+        if self._sock is not None:
+            self._reactor.close(self._sock)
+            self._sock = None
+        if self.peer is not None:
+            self.selection.release(self.peer)
+            self.peer = None
+
+    def on_event(self, events: int) -> None:
+        sock, peer = self._sock, self.peer
+        if sock is None or peer is None:
+            return
+        error = pending_error(sock)
+        if error:
+            self._failed(Termination.BACKEND_REFUSED, os.strerror(error))
+        elif events & OUT:
+            self.deadline = NEVER
+            self._sock = None
+            stats = peer.stats
+            stats.connects += 1
+            stats.connect_seconds += self._reactor.timers.now - self._started
+            self.selection.succeed(peer, self._reactor.second)
+            self._on_connected(sock, peer)
+
+    def on_timeout(self) -> None:
+        waited = self._reactor.timers.now - self._started
+        self._failed(Termination.BACKEND_TIMEOUT_CONNECT, f"no answer to TCP connect in {waited:.1f} s")
+
+    def on_bug(self) -> None:
+        self.abort()
+        self._on_failed(Termination.INTERNAL)
+
+    def _pick(self) -> Peer | None:
+        if self.peer is not None and self._reactor.timers.now >= self._give_up_at:
+            return None
+        return self.selection.pick(self._reactor.second)
+
+    def _failed(self, termination: Termination, reason: str) -> None:
+        self.deadline = NEVER
+        if self._sock is not None:
+            self._reactor.close(self._sock)
+            self._sock = None
+        if self.peer is not None:
+            self._blame(self.peer, termination, reason)
+        self.start()
+
+    def _blame(self, peer: Peer, termination: Termination, reason: str) -> None:
+        self._last = termination
+        peer.stats.failed += 1
+        self.selection.fail(peer, self._reactor.second)
+        self._report(peer, reason)
+
+    def _own_fault(self, peer: Peer) -> None:
+        self.selection.release(peer)
+        self.peer = None
+        self._on_failed(Termination.LIMIT)

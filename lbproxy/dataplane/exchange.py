@@ -1,0 +1,848 @@
+"""A client connection in http mode, and the exchange (request and response) under way on it.
+
+Life of an exchange: parse the head → pick → take an idle backend connection or dial → forward the head, and the body
+as it comes → forward the response as it comes → give the backend connection back → next request. Bodies are never
+held: what one side does not take stops the reading from the other.
+
+The hot path is a request without a body on a kept connection: two dictionary look-ups instead of a parse, one send,
+and for the answer one scan, one send. Whatever is rarer is kept out of that path in methods of its own.
+
+What may be sent again (RFC 9110, 9.2.2; what client-go does): any request of which no byte went to a backend; once,
+one without a body and with a method of retry.methods, when its backend connection died before the first byte of the
+answer. Nothing else ever: a mutation that may have been executed must not be executed twice.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+
+from lbproxy.core.http1 import (
+    CHUNKED,
+    UNTIL_CLOSE,
+    BadMessageError,
+    ChunkedWalk,
+    RequestBlock,
+    RequestLine,
+    ResponseHead,
+    response_head_to_forward,
+)
+from lbproxy.core.kubernetes import status_response
+from lbproxy.core.pool import Peer, Selection
+from lbproxy.core.termination import Termination
+from lbproxy.dataplane.backend import CHUNK, TURNS, BackendConnection
+from lbproxy.dataplane.dial import Dial
+from lbproxy.dataplane.heads import HeadCache, not_http
+from lbproxy.dataplane.listener import Listener
+from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP
+from lbproxy.dataplane.relay import QUARTERS, Relay
+from lbproxy.dataplane.sockets import reset_on_close
+from lbproxy.dataplane.timers import NEVER, UNFILED
+
+# Phases of a client connection.
+READING = 0  # between requests, or in the middle of a request's head
+EXCHANGE = 1
+LINGER = 2  # answered and shut down; what the client still sends is read and dropped, so that it can read our answer
+CLOSED = 3
+
+LINGER_TIME = 2.0  # seconds
+GONE = ERR | HUP
+
+
+class HttpConnection:
+    """One client. Made by the listener for each accepted socket."""
+
+    __slots__ = (
+        "_backend",
+        "_body_left",
+        "_body_size",
+        "_bytes_in",
+        "_bytes_out",
+        "_close",
+        "_dial",
+        "_heads",
+        "_hung_up",
+        "_in",
+        "_ip",
+        "_long",
+        "_port",
+        "_quiet",
+        "_readable",
+        "_recv",
+        "_requests",
+        "_retried",
+        "_seen",
+        "_selection",
+        "_send",
+        "_started",
+        "_status",
+        "_tail",
+        "_walk",
+        "block",
+        "deadline",
+        "line",
+        "listener",
+        "method",
+        "out",
+        "peer",
+        "phase",
+        "slot",
+        "sock",
+        "wants_plain_body",
+    )
+
+    def __init__(self, listener: Listener, sock: socket.socket, ip: str, port: int) -> None:
+        self.listener = listener
+        self.sock = sock
+        self.phase = READING
+        self.out = b""  # what the client has not taken yet
+        self.deadline = NEVER
+        self.slot = UNFILED
+        self.line: RequestLine | None = None
+        self.block: RequestBlock | None = None
+        self.method = ""
+        self.peer: Peer | None = None
+        self.wants_plain_body = False  # an HTTP/1.0 client gets a chunked body without its framing
+        self._recv = sock.recv
+        self._send = sock.send
+        self._ip = ip
+        self._port = port
+        self._heads: HeadCache = listener.heads.for_client(ip)
+        self._tail = self._heads.tail(ip)
+        self._in = b""  # received and not yet parsed
+        self._readable = False  # an event came while nothing was being read
+        self._hung_up = False  # the client has sent FIN
+        self._requests = 0
+        self._selection: Selection | None = None
+        self._backend: BackendConnection | None = None
+        self._dial: Dial | None = None
+        self._close = False  # no further request on this connection
+        self._long = False
+        self._body_left = 0  # bytes of the request's body still to come, or CHUNKED
+        self._body_size = 0
+        self._walk: ChunkedWalk | None = None
+        self._retried = False
+        self._started = 0.0
+        self._status = 0
+        self._bytes_in = 0
+        self._bytes_out = 0
+        self._seen = -1
+        self._quiet = 0
+        listener.timers.arm(self, listener.timeouts.request_header)
+        listener.reactor.add(sock.fileno(), self.on_event)
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def on_event(self, events: int) -> None:
+        if events & OUT and self.out:
+            self._flush()
+        if events == OUT:
+            return
+        if events & RDHUP:
+            self._hung_up = True
+        if self.phase == READING and not self.out:
+            self._read()
+        elif self.phase == EXCHANGE:
+            self._readable = True
+            if self._body_left and self._backend is not None:
+                self._pump_body()
+            elif events & GONE or (self._hung_up and self._long):
+                self._client_gone()
+        elif self.phase == LINGER:
+            self._drop_input()
+        else:
+            self._readable = True
+
+    def on_timeout(self) -> None:
+        if self.phase == READING:
+            if self._in:
+                self._refuse(
+                    BadMessageError("the request's head took too long", 408), Termination.CLIENT_TIMEOUT_REQUEST
+                )
+            else:
+                self._close_now()
+        elif self.phase == LINGER:
+            self._close_now()
+        elif self._status:
+            self._on_idle_quarter()
+        else:
+            self._on_response_timeout()
+
+    def on_bug(self) -> None:
+        self.close(Termination.INTERNAL)
+
+    def drain(self) -> None:
+        """Close when idle, else after the response under way."""
+        self._close = True
+        if self.phase == READING and not self._in:
+            self._close_now()
+
+    def close(self, termination: Termination) -> None:
+        """End now, whatever is under way."""
+        if self.phase == EXCHANGE:
+            self._abort(termination, reset=True)
+        else:
+            self._close_now()
+
+    # -- reading requests ----------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = self._recv(CHUNK)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._on_eof_between()
+                return
+            known = len(self._in)
+            self._in = self._in + data if known else data
+            self._parse(max(known - 3, 0))
+            if self.phase != READING or self.out or not (self._hung_up or len(data) == CHUNK):
+                return
+
+    def _on_eof_between(self) -> None:
+        if self._in:
+            self._count(Termination.CLIENT_ABORT_REQUEST)
+        self._close_now()
+
+    def _parse(self, search_from: int = 0) -> None:
+        """Begin the next exchange if its head is there."""
+        data = self._in
+        end = data.find(b"\r\n\r\n", search_from)
+        if end < 0:
+            self._wait_for_head(data)
+            return
+        eol = data.find(b"\r\n")
+        if not eol:  # empty lines before the request line are ignored (RFC 9112, 2.2)
+            self._in = data.lstrip(b"\r\n")
+            self._parse()
+            return
+        heads = self._heads
+        line = heads.lines.get(data[:eol])
+        block = heads.blocks.get(data[eol + 2 : end])
+        if line is None or block is None or not line.minor or line.host is not None:
+            try:
+                if end > self.listener.full_config.http.max_header:
+                    raise BadMessageError("the request's head is larger than http.max_header", 431)
+                line = heads.line(data[:eol])
+                block = heads.block(line, data[eol + 2 : end])
+            except BadMessageError as error:
+                self._refuse(error, Termination.BAD_REQUEST)
+                return
+        self._in = data[end + 4 :]
+        self._begin(line, block)
+
+    def _wait_for_head(self, data: bytes) -> None:
+        listener = self.listener
+        newline = data.find(b"\n")
+        if len(data) > listener.full_config.http.max_header:
+            self._refuse(
+                BadMessageError("the request's head is larger than http.max_header", 431), Termination.BAD_REQUEST
+            )
+        elif newline > 0 and data[newline - 1] != 0x0D:
+            self._refuse(BadMessageError("a line ends in a bare LF"), Termination.BAD_REQUEST)
+        elif data[:1] < b"!" and not b"\r\n".startswith(data[:2]):
+            self._refuse(not_http(data), Termination.BAD_REQUEST)
+        elif not self._started:
+            self._started = listener.timers.now
+            listener.timers.arm(self, listener.timeouts.request_header)
+
+    def _begin(self, line: RequestLine, block: RequestBlock) -> None:
+        listener = self.listener
+        timers = listener.timers
+        self.phase = EXCHANGE
+        self.line = line
+        self.block = block
+        self.method = line.method
+        self._requests += 1
+        self._started = timers.now
+        self._status = 0
+        self._bytes_in = self._bytes_out = 0
+        self._retried = False
+        self._long = line.long_stream
+        self._body_left = self._body_size = block.length
+        if block.close or listener.draining or (not line.minor and not block.keep_alive):
+            self._close = True
+        if block.length:
+            limit = listener.full_config.http.max_body
+            if limit and block.length > limit:
+                self._own_answer(413, f"the request body is larger than {limit} bytes", Termination.BAD_REQUEST)
+                return
+            if block.length == CHUNKED:
+                self._walk = ChunkedWalk()
+        key = b""
+        if listener.key:
+            key = {"remote_addr": self._ip.encode(), "uri": line.target}.get(listener.key, block.key)
+        self._selection = selection = listener.pool.select(self._ip, key)
+        self._choose(selection)
+
+    # -- a backend -----------------------------------------------------------------------------------------------
+
+    def _choose(self, selection: Selection) -> None:
+        """Pick, and go on with an idle connection or a new one."""
+        listener = self.listener
+        peer = selection.pick(listener.reactor.second)
+        if peer is None:
+            self._on_dial_failed(Termination.NO_BACKEND)
+            return
+        idle = peer.idle
+        while idle:
+            backend: BackendConnection = idle.pop()
+            # A request that cannot be sent again does not trust the reactor's last look.
+            if self._replayable() or backend.is_alive():
+                peer.stats.reused += 1
+                self._attach(backend, peer)
+                return
+            backend.close()
+        self._dial_to(selection, peer)
+
+    def _dial_to(self, selection: Selection, peer: Peer) -> None:
+        listener = self.listener
+        self.deadline = NEVER
+        self._dial = dial = Dial(
+            listener.reactor,
+            selection,
+            listener.full_config.tcp.backend,
+            listener.timeouts,
+            listener.pool.config.retry.deadline,
+            listener.report,
+            self._on_connected,
+            self._on_dial_failed,
+        )
+        dial.start(peer)
+
+    def _on_connected(self, sock: socket.socket, peer: Peer) -> None:
+        listener = self.listener
+        self._dial = None
+        backend = BackendConnection(
+            listener.reactor, sock, peer, listener.pool.config.idle, listener.full_config.http.max_header
+        )
+        self._attach(backend, peer)
+
+    def _on_dial_failed(self, termination: Termination) -> None:
+        self._dial = None
+        name = self.listener.pool.name
+        if termination is Termination.NO_BACKEND:
+            self.listener.no_backend += 1
+            message = f"no backend of pool {name} is available"
+        else:
+            message = f"no backend of pool {name} could be reached"
+        self._own_answer(503, message, termination, not_sent=True)
+
+    def _attach(self, backend: BackendConnection, peer: Peer) -> None:
+        """Send the request's head, and what is here of its body."""
+        line, block = self.line, self.block
+        assert line is not None
+        assert block is not None
+        self._backend = backend
+        self.peer = peer
+        stats = peer.stats
+        stats.total += 1
+        if self._long:
+            stats.long_streams += 1
+        backend.begin(self)
+        if block.needs_host:
+            head = line.forward + b"Host: " + peer.address.text.encode() + b"\r\n" + block.forward + self._tail
+        else:
+            head = line.forward + block.forward + self._tail
+        if self._body_left and self._in:
+            data, self._in = self._in, b""
+            body = self._take_body(data)
+            if self.phase != EXCHANGE or self._status:
+                return  # the body was refused
+            head += body
+        try:
+            written = backend.write(head)
+        except OSError:
+            self.on_backend_gone(answered=False, reset=True, sent=False)
+            return
+        if not self._body_left:
+            if written:
+                self._on_request_sent()
+        elif written and self._readable:
+            self._pump_body()
+
+    def _on_request_sent(self) -> None:
+        if self._long:
+            self.deadline = NEVER
+        else:
+            listener = self.listener
+            listener.timers.arm(self, listener.timeouts.response_header)
+
+    # -- the request's body --------------------------------------------------------------------------------------
+
+    def on_backend_writable(self) -> None:
+        """The backend has taken all that was held for it."""
+        if self._body_left:
+            self._pump_body()
+        elif not self._status:
+            self._on_request_sent()
+
+    def _pump_body(self) -> None:
+        """Move the body to the backend, until there is no more or the backend is full."""
+        backend = self._backend
+        assert backend is not None
+        for _ in range(TURNS):
+            if backend.out:
+                return
+            try:
+                data = self._recv(CHUNK)
+            except BlockingIOError:
+                self._readable = False
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._client_gone()
+                return
+            body = self._take_body(data)
+            if self._backend is not backend:
+                return
+            try:
+                written = backend.write(body)
+            except OSError:
+                # It may have answered before it closed: its answer is still to be read.
+                self._stop_body(backend)
+                return
+            if not self._body_left:
+                if written:
+                    self._on_request_sent()
+                return
+        self.listener.reactor.again(self.on_event)
+
+    def _take_body(self, data: bytes) -> bytes:
+        """What of `data` belongs to the body; the rest is the next request's."""
+        left = self._body_left
+        if left == CHUNKED:
+            assert self._walk is not None
+            try:
+                end = self._walk.feed(data)
+            except BadMessageError as error:
+                self._bad_body(400, error.reason)
+                return b""
+            if end >= 0:
+                self._body_left = 0
+                self._walk, self._in, data = None, data[end:], data[:end]
+            elif 0 < self.listener.full_config.http.max_body < self._walk.payload:
+                self._bad_body(413, "the request body is larger than http.max_body")
+                return b""
+        elif len(data) >= left:
+            self._body_left = 0
+            self._in, data = data[left:], data[:left]
+        else:
+            self._body_left = left - len(data)
+        self._bytes_in += len(data)
+        return data
+
+    def _bad_body(self, code: int, reason: str) -> None:
+        """The backend has seen part of a body that is not one: cut it off, so that it cannot take it for whole."""
+        if self._backend is not None:
+            self._drop_backend(reset=True)
+        if self._status:
+            self._abort(Termination.BAD_BODY, reset=False)
+        else:
+            self._own_answer(code, reason, Termination.BAD_BODY)
+
+    def _stop_body(self, backend: BackendConnection) -> None:
+        """The backend reads no more: see whether it has answered."""
+        self._close = True
+        backend.out = b""
+        backend.read()
+
+    # -- the response --------------------------------------------------------------------------------------------
+
+    def begin_response(self, head: ResponseHead, data: bytes, body: int) -> bytes:
+        """The response's head is here: the head to forward, or b"" if `data[:body]` can leave as it is."""
+        listener = self.listener
+        line, peer, selection = self.line, self.peer, self._selection
+        assert line is not None
+        assert peer is not None
+        assert selection is not None
+        self._status = status = head.status
+        self.deadline = NEVER
+        selection.succeed(peer, listener.reactor.second)
+        responses = listener.stats.responses
+        responses[status // 100] = responses.get(status // 100, 0) + 1
+        if listener.timeouts.idle:
+            self._seen, self._quiet = -1, 0
+            listener.timers.arm(self, listener.timeouts.idle / QUARTERS)
+        if self._body_left:
+            self._close = True  # it answers before it has read the request: the rest of that goes nowhere
+        length = head.length
+        self.wants_plain_body = length == CHUNKED and not line.minor
+        if length == UNTIL_CLOSE or self.wants_plain_body or listener.draining:
+            self._close = True
+        if not head.hop and not self._close and head.minor and line.minor:
+            return b""
+        connection = b"close" if self._close else b"" if line.minor else b"keep-alive"
+        return response_head_to_forward(
+            data[:body], chunked=not self.wants_plain_body, upgrade=False, connection=connection
+        )
+
+    def on_interim_head(self, head: bytes) -> None:
+        """1xx: forwarded, but HTTP/1.0 clients do not know them (RFC 9110, 15.2)."""
+        assert self.line is not None
+        if self.line.minor:
+            self.write(head)
+
+    def write(self, data: bytes) -> None:
+        """Send to the client; what it does not take is kept, and the backend is not read until it is gone."""
+        if self.out:
+            self.out += data
+            return
+        size = len(data)
+        self._bytes_out += size
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._client_gone()
+            return
+        if sent < size:
+            self.out = data[sent:]
+
+    def on_response_end(self) -> None:
+        """The response is complete: give the backend back and turn to the next request."""
+        backend = self._backend
+        assert backend is not None
+        if self._body_left:
+            self._drop_backend(reset=False)
+        else:
+            self._release_peer()
+            self._backend = None
+            backend.release()
+        self._finish(Termination.NORMAL)
+        self._next()
+
+    def on_switching_protocols(self, head: bytes, rest: bytes) -> None:
+        """101: from here on it is a relay, with whatever came behind the two heads."""
+        backend, line, block = self._backend, self.line, self.block
+        assert backend is not None
+        assert line is not None
+        assert block is not None
+        if not block.upgrade or self._body_left:
+            self.on_bad_response("it switches protocols without having been asked to")
+            return
+        self._status = 101
+        self.deadline = NEVER
+        responses = self.listener.stats.responses
+        responses[1] = responses.get(1, 0) + 1
+        forward = response_head_to_forward(head, chunked=False, upgrade=True, connection=b"")
+        sock, to_backend = backend.hand_over()
+        self._backend = None
+        to_client = self.out + forward + rest
+        self.out = b""
+        if not self._long:
+            self._long = True
+            assert self.peer is not None
+            self.peer.stats.long_streams += 1
+        relay = UpgradedRelay(self, sock)
+        self.listener.connections.discard(self)
+        self.listener.connections.add(relay)
+        self.phase = CLOSED
+        relay.start(to_client, to_backend + self._in)
+        self._in = b""
+
+    # -- when it goes wrong --------------------------------------------------------------------------------------
+
+    def on_backend_gone(self, *, answered: bool, reset: bool, sent: bool = True) -> None:
+        """The backend connection ended before the response did."""
+        backend, selection, peer = self._backend, self._selection, self.peer
+        assert backend is not None
+        assert selection is not None
+        assert peer is not None
+        if self._status:
+            # The client must not take a truncated response for a whole one: cut it as it was cut.
+            self._abort(Termination.BACKEND_ABORT_DATA, reset=reset)
+            return
+        reused = backend.requests > 1
+        untouched = not self._bytes_in  # none of the body has been taken from the client
+        if not answered and untouched and (not sent or (self._replayable() and not self._retried)):
+            self._retried = self._retried or sent
+            peer.stats.retried += 1
+            self._detach(backend)
+            if reused:
+                # An idle connection that was closed meanwhile says nothing about the backend: dial the same one.
+                self._count_long_end(peer)
+                self.peer = None
+                self._dial_to(selection, peer)
+            else:
+                self._blame("the connection broke before an answer")
+                self._choose(selection)
+            return
+        self._blame("the connection broke before an answer")
+        self._detach(backend)
+        if not sent:
+            self._own_answer(503, "the backend went away", Termination.BACKEND_CLOSED_HEAD, not_sent=True)
+            return
+        self._own_answer(502, "the backend closed the connection without an answer", Termination.BACKEND_CLOSED_HEAD)
+
+    def on_bad_response(self, reason: str) -> None:
+        """The backend sent what is not HTTP, or not one message."""
+        if self._status:
+            self._abort(Termination.BAD_BODY, reset=True)
+            return
+        self._blame(f"a malformed response: {reason}")
+        if self._backend is not None:
+            self._detach(self._backend)
+        self._own_answer(502, f"the backend's response is malformed: {reason}", Termination.BAD_RESPONSE)
+
+    def _on_response_timeout(self) -> None:
+        seconds = self.listener.timeouts.response_header
+        self._blame(f"no answer in {seconds:g} s")
+        if self._backend is not None:
+            self._detach(self._backend)
+        self._own_answer(504, f"the backend did not answer in {seconds:g} s", Termination.BACKEND_TIMEOUT_HEAD)
+
+    def _on_idle_quarter(self) -> None:
+        moved = self._bytes_in + self._bytes_out
+        self._quiet = self._quiet + 1 if moved == self._seen else 0
+        self._seen = moved
+        if self._quiet >= QUARTERS:
+            self._abort(Termination.CLIENT_TIMEOUT_DATA if self.out else Termination.BACKEND_TIMEOUT_DATA, reset=True)
+        else:
+            self.listener.timers.arm(self, self.listener.timeouts.idle / QUARTERS)
+
+    def _client_gone(self) -> None:
+        self._abort(Termination.CLIENT_ABORT_DATA if self._status else Termination.CLIENT_ABORT_HEAD, reset=False)
+
+    def _replayable(self) -> bool:
+        assert self.block is not None
+        return not self._body_size and not self.block.upgrade and self.method in self.listener.pool.config.retry.methods
+
+    def _blame(self, reason: str) -> None:
+        """A passive failure of the current backend; its place in the selection is given back."""
+        listener, peer = self.listener, self.peer
+        if peer is not None and self._selection is not None:
+            self._count_long_end(peer)
+            peer.stats.failed += 1
+            self._selection.fail(peer, listener.reactor.second)
+            listener.report(peer, reason)
+            self.peer = None
+
+    def _release_peer(self) -> None:
+        peer, selection = self.peer, self._selection
+        if peer is not None and selection is not None:
+            self._count_long_end(peer)
+            peer.stats.bytes_in += self._bytes_in
+            peer.stats.bytes_out += self._bytes_out
+            selection.release(peer)
+
+    def _count_long_end(self, peer: Peer) -> None:
+        if self._long:
+            peer.stats.long_streams -= 1
+
+    def _detach(self, backend: BackendConnection) -> None:
+        """Close the backend connection, keeping the exchange."""
+        self._backend = None
+        backend.close()
+
+    def _drop_backend(self, *, reset: bool) -> None:
+        backend = self._backend
+        if backend is not None:
+            self._backend = None
+            backend.close(reset=reset)
+        self._release_peer()
+
+    def _refuse(self, error: BadMessageError, termination: Termination) -> None:
+        """Answer a request that could not be read; nothing after it can be."""
+        self.phase = EXCHANGE
+        self.line = self.block = None
+        self.method = ""
+        self._close = True
+        self._body_left = UNTIL_CLOSE
+        self._bytes_in = self._bytes_out = self._status = 0
+        self._long = False
+        self._started = self._started or self.listener.timers.now
+        self._own_answer(error.status, error.reason, termination)
+
+    def _own_answer(self, code: int, message: str, termination: Termination, *, not_sent: bool = False) -> None:
+        """Answer in the backend's place; then the next request, if this one has been read to its end."""
+        if self._backend is not None:
+            self._drop_backend(reset=False)
+        self.deadline = NEVER
+        self._status = code
+        if self._body_left:
+            self._close = True
+        stats = self.listener.stats
+        stats.responses[code // 100] = stats.responses.get(code // 100, 0) + 1
+        self.write(
+            status_response(
+                code, f"lbproxy: {message}", not_sent=not_sent, close=self._close, head=self.method == "HEAD"
+            )
+        )
+        if self.phase == EXCHANGE:
+            self._finish(termination)
+            self._next()
+
+    def _abort(self, termination: Termination, *, reset: bool) -> None:
+        """End the exchange and the connection."""
+        if self.phase != EXCHANGE:
+            return
+        if self._dial is not None:
+            self._dial.abort()
+            self._dial = None
+        elif self._backend is not None:
+            self._drop_backend(reset=False)
+        self._finish(termination)
+        if reset:
+            reset_on_close(self.sock)
+        self._close_now()
+
+    # -- the end of an exchange, and of the connection -----------------------------------------------------------
+
+    def _finish(self, termination: Termination) -> None:
+        """Count and log one request."""
+        listener = self.listener
+        stats = listener.stats
+        stats.requests += 1
+        stats.bytes_in += self._bytes_in
+        stats.bytes_out += self._bytes_out
+        self._count(termination)
+        access = listener.access
+        if access is not None and access.at_close:
+            self._log(termination)
+        self.peer = None
+        self._selection = None
+
+    def _count(self, termination: Termination) -> None:
+        self.listener.count_end(termination)
+
+    def _log(self, termination: Termination) -> None:
+        """The access-log line of this request."""
+        listener, peer, line = self.listener, self.peer, self.line
+        if listener.access is None:
+            return
+        target = "" if line is None else line.target.decode()
+        if '"' in target or "\\" in target:
+            target = json.dumps(target)[1:-1]
+        backend = f'"{peer.address.text}"' if peer is not None else "null"
+        listener.access.write(
+            f'"event":"request","mode":"http",{listener.label},"client":"{self._ip}","client_port":{self._port},'
+            f'"method":"{self.method}","target":"{target}","status":{self._status},"backend":{backend},'
+            f'"duration_s":{listener.timers.now - self._started:.3f},'
+            f'"bytes_in":{self._bytes_in},"bytes_out":{self._bytes_out},'
+            f'"long":{"true" if self._long else "false"},"end":"{termination.value}"'
+        )
+
+    def end_upgraded(self, bytes_in: int, bytes_out: int, termination: Termination) -> None:
+        """The relay that this exchange became is over."""
+        self._bytes_in += bytes_in
+        self._bytes_out += bytes_out
+        self._release_peer()
+        self._finish(termination)
+
+    def _next(self) -> None:
+        """After an exchange: close, or read the next request."""
+        if self.phase != EXCHANGE:
+            return
+        self.phase = READING
+        if self.out:
+            self._wait_for_request()
+            return  # _flush comes back here
+        if self._close:
+            self._close_gently()
+            return
+        if self._in:
+            self._started = 0.0
+            self._parse()
+        elif self._readable or self._hung_up:
+            self._readable = False
+            self._wait_for_request()
+            self._read()
+        else:
+            self._wait_for_request()
+
+    def _wait_for_request(self) -> None:
+        self._started = 0.0
+        listener = self.listener
+        listener.timers.arm(self, listener.timeouts.keepalive)
+
+    def _flush(self) -> None:
+        data, self.out = self.out, b""
+        self._bytes_out -= len(data)  # write() counts it again
+        self.write(data)
+        if self.out or self.phase == CLOSED:
+            return
+        if self.phase == EXCHANGE:
+            if self._backend is not None:
+                self._backend.read()
+        elif self.phase == READING:
+            self.phase = EXCHANGE
+            self._next()
+
+    def _close_gently(self) -> None:
+        """Close so that the client can read the answer: a RST for bytes that nobody read would destroy it."""
+        if not self._body_left and not self._readable:
+            self._close_now()
+            return
+        self.phase = LINGER
+        self._in = b""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close_now()
+            return
+        self.listener.timers.arm(self, LINGER_TIME)
+        self._drop_input()
+
+    def _drop_input(self) -> None:
+        for _ in range(TURNS):
+            try:
+                if not self._recv(CHUNK):
+                    self._close_now()
+                    return
+            except BlockingIOError:
+                return
+            except OSError:
+                self._close_now()
+                return
+        self.listener.reactor.again(self.on_event)
+
+    def _close_now(self) -> None:
+        if self.phase == CLOSED:
+            return
+        self.phase = CLOSED
+        self.deadline = NEVER
+        self.out = self._in = b""
+        self.listener.reactor.close(self.sock)
+        self.listener.connections.discard(self)
+
+
+class UpgradedRelay(Relay):
+    """What an exchange becomes after 101."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: HttpConnection, backend: socket.socket) -> None:
+        listener = exchange.listener
+        super().__init__(listener.reactor, listener.timeouts.idle, listener.timeouts.half_close)
+        self._exchange = exchange
+        self.join(exchange.sock, backend)
+        handlers = listener.reactor.handlers
+        handlers[exchange.sock.fileno()] = self.client.on_event
+        handlers[backend.fileno()] = self.backend.on_event
+
+    def start(self, to_client: bytes, to_backend: bytes) -> None:
+        """Send what was held, then move whatever has arrived meanwhile."""
+        self.client.pending = to_client
+        self.backend.pending = to_backend
+        self.client.flush()
+        if to_backend:
+            self.backend.flush()
+        elif self.open:
+            self.client.pump(IN | RDHUP)
+
+    def drain(self) -> None:
+        """Nothing to do: a relay ends when its ends do."""
+
+    def close(self, termination: Termination) -> None:
+        self.end(termination)
+
+    def on_end(self, termination: Termination) -> None:
+        self._exchange.end_upgraded(self.client.bytes_read, self.backend.bytes_read, termination)
+        self._exchange.listener.connections.discard(self)

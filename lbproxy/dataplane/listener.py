@@ -1,0 +1,164 @@
+"""Accepting: what all connections of one listener share, and the burst of accept() calls that makes them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from lbproxy.core.config import Config
+from lbproxy.core.config import Listener as ListenerConfig
+from lbproxy.core.messages import ListenerStats
+from lbproxy.core.pool import Pool
+from lbproxy.core.termination import Termination
+from lbproxy.dataplane.access_log import AccessLog
+from lbproxy.dataplane.dial import Report
+from lbproxy.dataplane.heads import Heads
+from lbproxy.dataplane.reactor import IN, Reactor
+from lbproxy.dataplane.sockets import reset_on_close, set_options
+from lbproxy.dataplane.timers import NEVER, UNFILED
+
+BURST = 64  # accepts per event; the rest raise the level-triggered event again
+PAUSE = 0.5  # seconds without accepting after running out of file descriptors, as nginx
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+log = logging.getLogger(__name__)
+
+
+class Connection(Protocol):
+    """A client connection, as a listener sees it."""
+
+    def drain(self) -> None:
+        """Take nothing new: end now if idle, else when what is under way is done."""
+
+    def close(self, termination: Termination) -> None:
+        """End now."""
+
+
+class Listener:
+    """One configured listener in one worker. `make(listener, sock, ip, port)` starts a connection."""
+
+    __slots__ = (
+        "_make",
+        "_paused",
+        "_sockets",
+        "accept_paused",
+        "access",
+        "config",
+        "connections",
+        "deadline",
+        "draining",
+        "full_config",
+        "heads",
+        "key",
+        "label",
+        "max_connections",
+        "no_backend",
+        "pool",
+        "reactor",
+        "report",
+        "slot",
+        "stats",
+        "timeouts",
+        "timers",
+    )
+
+    def __init__(
+        self,
+        config: ListenerConfig,
+        full_config: Config,
+        pool: Pool,
+        reactor: Reactor,
+        access: AccessLog | None,
+        report: Report,
+        max_connections: int,
+        make: Callable[[Listener, socket.socket, str, int], Connection],
+    ) -> None:
+        self.config = config
+        self.full_config = full_config
+        self.pool = pool
+        self.reactor = reactor
+        self.timers = reactor.timers
+        self.access = access
+        self.report = report
+        self.max_connections = max_connections
+        self.timeouts = config.timeouts
+        self.stats = ListenerStats()
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self.accept_paused = 0
+        self.no_backend = 0  # picks that found nobody
+        self.key = pool.config.balance.key  # remote_addr, uri, host, header:NAME or ""
+        self.heads = Heads(full_config.http, self.key.removeprefix("header:") if self.key != "uri" else "")
+        self.deadline = NEVER
+        self.slot = UNFILED
+        self.label = f'"listener":"{config.name}","pool":"{pool.name}"'
+        self._make = make
+        self._sockets: list[socket.socket] = []
+        self._paused = False
+
+    def open(self, fds: tuple[int, ...]) -> None:
+        """Start accepting on inherited listening sockets."""
+        for fd in fds:
+            sock = socket.socket(fileno=fd)
+            sock.setblocking(False)
+            set_options(sock, self.full_config.tcp.client)
+            self._sockets.append(sock)
+            self._watch(sock)
+
+    def stop(self) -> None:
+        """Accept no more, and let go of the listening sockets."""
+        self.draining = True
+        for sock in self._sockets:
+            self.reactor.close(sock)
+        self._sockets.clear()
+
+    def count_end(self, termination: Termination) -> None:
+        """One more connection or request ended like this."""
+        ends = self.stats.terminations
+        ends[termination.value] = ends.get(termination.value, 0) + 1
+
+    def on_timeout(self) -> None:
+        """The pause is over."""
+        self._paused = False
+        for sock in self._sockets:
+            self._watch(sock)
+
+    def _watch(self, sock: socket.socket) -> None:
+        # Level-triggered and exclusive: one of the workers wakes for a connection, and none forgets one.
+        self.reactor.add(sock.fileno(), lambda _events: self._accept(sock), IN | select.EPOLLEXCLUSIVE)
+
+    def _accept(self, listening: socket.socket) -> None:
+        stats = self.stats
+        for _ in range(BURST):
+            try:
+                sock, address = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause(error)
+                    return
+                continue  # ECONNABORTED and network errors of the connection itself: accept(2)
+            if len(self.connections) >= self.max_connections:
+                stats.refused += 1
+                self.count_end(Termination.LIMIT)
+                reset_on_close(sock)
+                sock.close()
+                continue
+            sock.setblocking(False)
+            stats.accepted += 1
+            ip, port = (address[0], address[1]) if address else ("", 0)
+            self.connections.add(self._make(self, sock, ip, port))
+
+    def _pause(self, error: OSError) -> None:
+        self.accept_paused += 1
+        if not self._paused:
+            self._paused = True
+            log.warning("%s: accepting pauses for %g s: %s", self.config.name, PAUSE, error.strerror)
+            for sock in self._sockets:
+                self.reactor.pause(sock.fileno())
+            self.timers.arm(self, PAUSE)

@@ -1,0 +1,178 @@
+"""The data plane's event loop: edge-triggered epoll and plain callbacks, inside one trio task.
+
+trio is the worker's owner (signals, the control channel, shutdown), but a trio operation costs ten times the system
+call under it. So the sockets that carry traffic are not trio's: they are registered once, edge-triggered, with a
+private epoll whose own fd is what trio waits for. One wake-up then handles every event of the burst with synchronous
+callbacks. While there is traffic the task does not even go back to trio: it blocks in its own epoll for up to
+LINGER first, because the next event is usually there sooner than that, and only then returns to trio's scheduler.
+That is blocking, not spinning, and bounds what trio's other tasks can be late by to LINGER + BUDGET.
+
+What callbacks may rely on:
+- Events are hints: a callback must make the system call and believe that (an event may be stale or repeated).
+- An fd is closed only after the batch of events it was in, so a number is never reused under a stale event.
+- `timers.now` and `second` are the time at the start of the batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from collections.abc import Callable
+from socket import socket
+
+import trio
+
+from lbproxy.dataplane.timers import TICK, Timers
+
+IN = select.EPOLLIN
+OUT = select.EPOLLOUT
+ERR = select.EPOLLERR
+HUP = select.EPOLLHUP
+RDHUP = select.EPOLLRDHUP
+READABLE = IN | ERR | HUP | RDHUP
+STREAM = IN | OUT | RDHUP | select.EPOLLET
+
+LINGER = 0.002  # seconds in our own epoll before the task goes back to trio's
+BUDGET = 0.002  # seconds of callbacks before trio's other tasks get a turn
+MAX_EVENTS = 256
+
+Handler = Callable[[int], None]
+
+log = logging.getLogger(__name__)
+
+
+class Reactor:
+    """Create it inside a trio run, add sockets, and keep `run()` running in one task."""
+
+    __slots__ = (
+        "_again",
+        "_at_end",
+        "_closing",
+        "_epoll",
+        "_ticking",
+        "handlers",
+        "internal_errors",
+        "second",
+        "timers",
+    )
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self.handlers: dict[int, Handler] = {}
+        self.timers = Timers(time.monotonic(), self._bug)
+        self.second = int(self.timers.now)  # whole seconds: nginx's clock for fail_timeout
+        self.internal_errors = 0
+        self._closing: list[socket] = []
+        self._again: list[Handler] = []
+        self._at_end: list[Callable[[], None]] = []
+        self._ticking = trio.Event()
+
+    def add(self, fd: int, handler: Handler, events: int = STREAM) -> None:
+        """Watch an fd. With the default, edge-triggered both ways: never touched again until it is closed."""
+        self.handlers[fd] = handler
+        self._epoll.register(fd, events)
+
+    def pause(self, fd: int) -> None:
+        """Stop watching an fd without closing it."""
+        if self.handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def close(self, sock: socket) -> None:
+        """Forget a socket now and close it after this batch."""
+        self.handlers.pop(sock.fileno(), None)
+        self._closing.append(sock)
+
+    def again(self, handler: Handler) -> None:
+        """Call `handler(IN)` once more in the next batch: it stopped for fairness, and no new edge will come."""
+        self._again.append(handler)
+
+    def at_batch_end(self, function: Callable[[], None]) -> None:
+        """Call `function` once, when the events at hand have been handled."""
+        self._at_end.append(function)
+
+    def close_all(self) -> None:
+        """Close the epoll. The sockets belong to their connections."""
+        self._end_batch()
+        self._epoll.close()
+
+    async def run(self) -> None:
+        """Handle events until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tick)
+            fd = self._epoll.fileno()
+            while True:
+                await trio.lowlevel.wait_readable(fd)
+                while self._burst():
+                    await trio.lowlevel.checkpoint()
+
+    def _burst(self) -> bool:
+        """Handle events until none came for LINGER (False) or BUDGET is used up (True)."""
+        poll = self._epoll.poll
+        get = self.handlers.get
+        monotonic = time.monotonic
+        timers = self.timers
+        stop = monotonic() + BUDGET
+        wait = 0.0
+        while True:
+            events = poll(wait, MAX_EVENTS)
+            now = monotonic()
+            timers.turn(now)
+            self.second = int(now)
+            if not events and not self._again:
+                if wait:
+                    break
+                wait = LINGER
+                continue
+            wait = 0.0
+            for fd, event in events:
+                handler = get(fd)
+                if handler is not None:
+                    try:
+                        handler(event)
+                    except Exception:  # the one guard: a bug ends a connection, not the worker
+                        self._bug(getattr(handler, "__self__", None))
+            if self._again:
+                self._run_again()
+            if self._closing or self._at_end:
+                self._end_batch()
+            if now > stop:
+                break
+        if timers and not self._ticking.is_set():
+            self._ticking.set()
+        return bool(self._again) or bool(events)
+
+    def _run_again(self) -> None:
+        handlers, self._again = self._again, []
+        for handler in handlers:
+            try:
+                handler(IN)
+            except Exception:
+                self._bug(getattr(handler, "__self__", None))
+
+    def _end_batch(self) -> None:
+        for function in self._at_end:
+            function()
+        self._at_end.clear()
+        for sock in self._closing:
+            sock.close()
+        self._closing.clear()
+
+    def _bug(self, owner: object) -> None:
+        """Log and count a bug, and end the connection that it happened on."""
+        self.internal_errors += 1
+        log.exception("internal error; the connection is closed: %s", type(owner).__name__)
+        on_bug = getattr(owner, "on_bug", None)
+        if on_bug is not None:
+            on_bug()
+
+    async def _tick(self) -> None:
+        """Turn the wheel while nothing else does, but only when something is on it."""
+        while True:
+            if not self.timers:
+                self._ticking = trio.Event()
+                await self._ticking.wait()
+            await trio.sleep(TICK)
+            self.timers.turn(time.monotonic())
+            self.second = int(self.timers.now)
+            self._end_batch()

@@ -1,0 +1,222 @@
+"""Bytes between a client and a backend, faithfully: FIN stays FIN, RST stays RST, each direction by itself.
+
+A direction owns no buffer. What one recv() got is sent at once; only what the other side does not take is kept, and
+then nothing more is read until that is gone. So a stalled reader stops the writer by TCP's own flow control, at most
+CHUNK bytes are held per direction, and an idle relay holds none.
+
+The rules of edge-triggered epoll shape the code: after a short read the socket is empty and the next bytes raise a
+new event, so there is no second recv(), unless the event said that the peer has closed (RDHUP): then EOF is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from lbproxy.core.pool import Peer, Selection
+from lbproxy.core.termination import Termination
+from lbproxy.dataplane.reactor import ERR, IN, OUT, RDHUP, Reactor
+from lbproxy.dataplane.sockets import pending_error, reset_on_close
+from lbproxy.dataplane.timers import NEVER, UNFILED
+
+CHUNK = 65536  # bytes per recv(): the largest that costs one allocation from malloc's arena, not an mmap
+TURNS = 16  # full chunks one direction may move before others get a turn
+QUARTERS = 4  # an idle timeout is looked at four times: it fires after 1 to 1.25 times its value
+
+
+class Half:
+    """One side of a relay: its socket, and what is still to be sent to it."""
+
+    __slots__ = ("bytes_read", "eof", "other", "pending", "recv", "relay", "send", "shut", "sock")
+
+    def __init__(self, relay: Relay, sock: socket.socket) -> None:
+        self.relay = relay
+        self.sock = sock
+        self.recv = sock.recv
+        self.send = sock.send
+        self.other: Half = self  # set by Relay.join
+        self.pending = b""
+        self.bytes_read = 0
+        self.eof = False  # it has sent FIN
+        self.shut = False  # we have sent FIN to it
+
+    def on_event(self, events: int) -> None:
+        if events & OUT and self.pending:
+            self.flush()
+        if events != OUT:
+            self.pump(events)
+
+    def pump(self, events: int = IN) -> None:
+        """Move what this side has to the other, until it is empty or the other is full."""
+        other = self.other
+        if other.pending or self.eof:
+            # not reading: a reset would go unnoticed if it were not asked for
+            if events & ERR and self.relay.open:
+                self._fail(self, pending_error(self.sock))
+            return
+        recv, send = self.recv, other.send
+        for _ in range(TURNS):
+            try:
+                data = recv(CHUNK)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._fail(self, error.errno)
+                return
+            if not data:
+                self.on_eof()
+                return
+            size = len(data)
+            self.bytes_read += size
+            try:
+                sent = send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._fail(other, error.errno)
+                return
+            if sent < size:
+                other.pending = data[sent:]
+                return
+            if size < CHUNK and not events & RDHUP:
+                return
+        self.relay.reactor.again(self.on_event)
+
+    def flush(self) -> None:
+        """Send what is pending; when all is gone, go on reading from the other side."""
+        try:
+            sent = self.send(self.pending)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail(self, error.errno)
+            return
+        self.pending = self.pending[sent:]
+        if self.pending:
+            return
+        if self.other.eof:
+            self.shut_down()
+        else:
+            # RDHUP: while it was not being read its FIN may have come, and that event is gone
+            self.other.pump(IN | RDHUP)
+
+    def on_eof(self) -> None:
+        self.eof = True
+        if not self.other.pending:
+            self.other.shut_down()
+
+    def shut_down(self) -> None:
+        """Pass on a FIN; the relay is over when both have gone through."""
+        if self.shut or not self.relay.open:
+            return
+        self.shut = True
+        if self.other.shut:
+            self.relay.end(Termination.NORMAL)
+            return
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._fail(self, error.errno)
+            return
+        self.relay.on_half_closed()
+
+    def on_bug(self) -> None:
+        self.relay.on_bug()
+
+    def _fail(self, who: Half, code: int | None) -> None:
+        if code:
+            self.relay.broken(who, code)
+
+
+class Relay:
+    """A client and a backend joined. `end` is called once, with why; subclasses account for it in `on_end`."""
+
+    __slots__ = (
+        "_quiet",
+        "_seen",
+        "backend",
+        "client",
+        "deadline",
+        "half_close_timeout",
+        "idle_timeout",
+        "open",
+        "peer",
+        "reactor",
+        "selection",
+        "slot",
+    )
+
+    def __init__(self, reactor: Reactor, idle_timeout: float, half_close_timeout: float) -> None:
+        self.reactor = reactor
+        self.deadline = NEVER
+        self.slot = UNFILED
+        self.open = True
+        self.idle_timeout = idle_timeout
+        self.half_close_timeout = half_close_timeout
+        self.client: Half
+        self.backend: Half
+        self.selection: Selection
+        self.peer: Peer
+        self._seen = 0
+        self._quiet = 0
+
+    def join(self, client: socket.socket, backend: socket.socket) -> None:
+        """Take over two connected sockets; both must be watched, or be put under watch, by the caller."""
+        self.client = Half(self, client)
+        self.backend = Half(self, backend)
+        self.client.other, self.backend.other = self.backend, self.client
+        if self.idle_timeout:
+            self.reactor.timers.arm(self, self.idle_timeout / QUARTERS)
+
+    def on_half_closed(self) -> None:
+        if self.half_close_timeout:
+            self._seen = self.client.bytes_read + self.backend.bytes_read
+            self._quiet = 0
+            self.reactor.timers.arm(self, self.half_close_timeout / QUARTERS)
+
+    def on_timeout(self) -> None:
+        """A quarter of the idle time is over: count quiet quarters by the byte counters, at no cost per byte."""
+        moved = self.client.bytes_read + self.backend.bytes_read
+        half_closed = self.client.shut or self.backend.shut
+        timeout = self.half_close_timeout if half_closed else self.idle_timeout
+        if moved != self._seen:
+            self._seen, self._quiet = moved, 0
+        else:
+            self._quiet += 1
+        if self._quiet >= QUARTERS:
+            # whoever has to speak or to read is the one that is late
+            backend_late = self.backend.pending or (self.client.eof and not self.client.pending)
+            self.end(Termination.BACKEND_TIMEOUT_DATA if backend_late else Termination.CLIENT_TIMEOUT_DATA)
+        elif timeout:
+            self.reactor.timers.arm(self, timeout / QUARTERS)
+
+    def broken(self, half: Half, code: int) -> None:
+        """A reset, or the kernel gave a peer up: the other side learns of it by RST."""
+        late = code == errno.ETIMEDOUT
+        if half is self.client:
+            self.end(Termination.CLIENT_TIMEOUT_DATA if late else Termination.CLIENT_ABORT_DATA)
+        else:
+            self.end(Termination.BACKEND_TIMEOUT_DATA if late else Termination.BACKEND_ABORT_DATA)
+
+    def end(self, termination: Termination) -> None:
+        """Close both sides, with FIN when all was said and with RST otherwise."""
+        if not self.open:
+            return
+        self.open = False
+        self.deadline = NEVER
+        reactor = self.reactor
+        if termination is not Termination.NORMAL:
+            reset_on_close(self.client.sock)
+            reset_on_close(self.backend.sock)
+        reactor.close(self.client.sock)
+        reactor.close(self.backend.sock)
+        self.client.eof = self.backend.eof = True  # a resumed pump finds nothing to do
+        self.client.pending = self.backend.pending = b""
+        self.on_end(termination)
+
+    def on_bug(self) -> None:
+        self.end(Termination.INTERNAL)
+
+    def on_end(self, termination: Termination) -> None:
+        """For subclasses: count, log, give the backend back."""
+        raise NotImplementedError

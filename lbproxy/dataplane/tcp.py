@@ -1,0 +1,107 @@
+"""A connection through a tcp listener: dial, relay, and one line that says how it went."""
+
+from __future__ import annotations
+
+import socket
+
+from lbproxy.core.pool import Peer
+from lbproxy.core.termination import Termination
+from lbproxy.dataplane.dial import Dial
+from lbproxy.dataplane.listener import Listener
+from lbproxy.dataplane.reactor import IN, RDHUP
+from lbproxy.dataplane.relay import Relay
+from lbproxy.dataplane.sockets import reset_on_close
+
+
+class TcpConnection(Relay):
+    """Nothing is read from the client until a backend is connected, so any try may fail without loss.
+
+    The client's socket is put under watch only then: a client that gives up earlier is noticed when the dial ends,
+    at most retry.deadline later, and a dial's outcome never depends on the client's patience (nginx counts a dial
+    that the client abandoned as a success, and so keeps a black-holed backend in rotation for ever).
+    """
+
+    __slots__ = ("_backend", "_dial", "_ip", "_port", "_sock", "_started", "listener")
+
+    def __init__(self, listener: Listener, sock: socket.socket, ip: str, port: int) -> None:
+        super().__init__(listener.reactor, listener.timeouts.idle, listener.timeouts.half_close)
+        self.listener = listener
+        self._sock = sock
+        self._ip = ip
+        self._port = port
+        self._backend = ""
+        self._started = listener.timers.now
+        self.selection = listener.pool.select(ip, ip.encode())
+        self._dial: Dial | None = Dial(
+            listener.reactor,
+            self.selection,
+            listener.full_config.tcp.backend,
+            listener.timeouts,
+            listener.pool.config.retry.deadline,
+            listener.report,
+            self._on_connected,
+            self._on_failed,
+        )
+        self._dial.start()
+
+    def drain(self) -> None:
+        """Nothing to do: a relay ends when its ends do."""
+
+    def close(self, termination: Termination) -> None:
+        if self._dial is not None:
+            self._dial.abort()
+            self._on_failed(termination)
+        else:
+            self.end(termination)
+
+    def on_end(self, termination: Termination) -> None:
+        peer = self.peer
+        self.selection.succeed(peer, self.reactor.second)
+        self.selection.release(peer)
+        stats, peer_stats = self.listener.stats, peer.stats
+        bytes_in, bytes_out = self.client.bytes_read, self.backend.bytes_read
+        stats.bytes_in += bytes_in
+        stats.bytes_out += bytes_out
+        peer_stats.bytes_in += bytes_in
+        peer_stats.bytes_out += bytes_out
+        self._account("close", termination, bytes_in, bytes_out)
+
+    def _on_connected(self, sock: socket.socket, peer: Peer) -> None:
+        self._dial = None
+        self.peer = peer
+        self._backend = peer.address.text
+        peer.stats.total += 1
+        self.join(self._sock, sock)
+        reactor = self.reactor
+        reactor.handlers[sock.fileno()] = self.backend.on_event
+        access = self.listener.access
+        if access is not None and access.at_open:
+            self._log("open", "", 0, 0)
+        # What the client has said already goes out now, without waiting for its event.
+        reactor.add(self._sock.fileno(), self.client.on_event)
+        self.client.pump(IN | RDHUP)
+
+    def _on_failed(self, termination: Termination) -> None:
+        self._dial = None
+        self.open = False
+        reset_on_close(self._sock)
+        self.reactor.close(self._sock)
+        self._account("close", termination, 0, 0)
+
+    def _account(self, event: str, termination: Termination, bytes_in: int, bytes_out: int) -> None:
+        listener = self.listener
+        listener.connections.discard(self)
+        listener.count_end(termination)
+        if listener.access is not None and listener.access.at_close:
+            self._log(event, termination.value, bytes_in, bytes_out)
+
+    def _log(self, event: str, end: str, bytes_in: int, bytes_out: int) -> None:
+        listener = self.listener
+        if listener.access is None:
+            return
+        backend = f'"{self._backend}"' if self._backend else "null"
+        listener.access.write(
+            f'"event":"{event}","mode":"tcp",{listener.label},"client":"{self._ip}","client_port":{self._port},'
+            f'"backend":{backend},"duration_s":{listener.timers.now - self._started:.3f},'
+            f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},"end":"{end}"'
+        )

@@ -1,0 +1,82 @@
+"""Deadlines for many connections at almost no cost per request.
+
+A connection carries its own `deadline`. Moving it later, which is what every request does, is one attribute write:
+the wheel looks again when the old time comes and re-files the connection then. Only moving it earlier than the
+slot it sits in files it a second time; the stale entry is recognised by `slot` and skipped. There is no cancel:
+a deadline of NEVER is simply not due. A wheel of cancel scopes would cost 10 µs per use (trio 0.35), this 0.2 µs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+TICK = 0.1  # seconds; the resolution of every data-plane timeout
+NEVER = float("inf")
+UNFILED = 1 << 62
+
+
+class Timed(Protocol):
+    """What can be armed. `deadline` starts as NEVER and `slot` as UNFILED."""
+
+    deadline: float
+    slot: int
+
+    def on_timeout(self) -> None:
+        """The deadline has passed; it has been set to NEVER."""
+
+
+class Timers:
+    """The wheel. `now` is seconds on the monotonic clock, set by whoever turns it, once per batch of events."""
+
+    __slots__ = ("_on_bug", "_slots", "_turned", "now")
+
+    def __init__(self, now: float, on_bug: Callable[[Timed], None]) -> None:
+        self.now = now
+        self._on_bug = on_bug  # called inside the except clause of a callback that raised
+        self._slots: dict[int, list[Timed]] = {}
+        self._turned = int(now / TICK)
+
+    def __len__(self) -> int:
+        """Slots in use; 0 means that nothing has to be woken for."""
+        return len(self._slots)
+
+    def arm(self, timed: Timed, delay: float) -> None:
+        """Call `timed.on_timeout()` after `delay` seconds, at most one TICK late, unless it is armed anew."""
+        timed.deadline = deadline = self.now + delay
+        slot = int(deadline / TICK) + 1
+        if slot < timed.slot:
+            self._file(timed, slot)
+
+    def _file(self, timed: Timed, slot: int) -> None:
+        slot = max(slot, self._turned + 1)
+        timed.slot = slot
+        self._slots.setdefault(slot, []).append(timed)
+
+    def turn(self, now: float) -> None:
+        """Set the clock and call what is due."""
+        self.now = now
+        due = int(now / TICK)
+        if due == self._turned:
+            return
+        slots = self._slots
+        if due - self._turned > len(slots):
+            passed = sorted(slot for slot in slots if slot <= due)
+        else:
+            passed = [slot for slot in range(self._turned + 1, due + 1) if slot in slots]
+        self._turned = due
+        for slot in passed:
+            for timed in slots.pop(slot):
+                if timed.slot == slot:
+                    timed.slot = UNFILED
+                    self._look(timed, now)
+
+    def _look(self, timed: Timed, now: float) -> None:
+        if timed.deadline <= now:
+            timed.deadline = NEVER
+            try:
+                timed.on_timeout()
+            except Exception:  # the one guard: a bug ends a connection, not the worker
+                self._on_bug(timed)
+        elif timed.deadline != NEVER:
+            self._file(timed, int(timed.deadline / TICK) + 1)

@@ -1,0 +1,173 @@
+"""A worker process: `python -m lbproxy.dataplane.worker FD`, started by the control plane and configured over FD.
+
+It ends when told to drain, and by itself when the channel closes: without a control plane nobody would see its
+health checks' results, so it lets its connections end and leaves the listening address to the successor.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import resource
+import signal
+import socket
+import sys
+
+import trio
+
+from lbproxy.core import messages
+from lbproxy.core.config import Config, Mode
+from lbproxy.core.pool import Peer, Pool
+from lbproxy.core.termination import Termination
+from lbproxy.dataplane.access_log import AccessLog
+from lbproxy.dataplane.exchange import HttpConnection
+from lbproxy.dataplane.listener import Listener
+from lbproxy.dataplane.reactor import Reactor
+from lbproxy.dataplane.tcp import TcpConnection
+
+RESERVED_FDS = 128  # for listening sockets, the channel, pipes and idle backend connections
+REPORT_INTERVAL = 0.5  # seconds between two reports of failures of one backend
+GC_THRESHOLD = 50_000  # young objects before a collection: connections are freed by reference counts
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """The worker's objects, built from one Configure message."""
+
+    def __init__(self, configure: messages.Configure, channel: socket.socket) -> None:
+        self._sock = channel
+        self._channel = trio.socket.from_stdlib_socket(channel)
+        self._config = config = configure.config
+        self._reactor = Reactor()
+        self._access: AccessLog | None = None
+        if config.log.access is not None and configure.access_log_fd is not None:
+            self._access = AccessLog(config.log.access, configure.access_log_fd, self._reactor)
+        self._pools = {pool.name: Pool(pool, random.randrange) for pool in config.pools}
+        self._reported: dict[int, float] = {}
+        self._listeners = [self._listener(config, index) for index in range(len(config.listeners))]
+        for listener, fds in zip(self._listeners, configure.listen_fds, strict=True):
+            listener.open(fds)
+
+    async def run(self) -> None:
+        """Serve until drained."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._reactor.run)
+            await self._channel.send(messages.encode(messages.Ready()))
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(GC_THRESHOLD, 20, 100)
+            await self._obey()
+            nursery.cancel_scope.cancel()
+        self._reactor.close_all()
+
+    async def _obey(self) -> None:
+        """Handle messages until Drain, or the end of the control plane, and return when all connections are gone."""
+        while True:
+            try:
+                packet = await self._channel.recv(messages.MAX_MESSAGE)
+            except OSError:
+                packet = b""
+            if not packet:
+                log.warning("the control plane is gone: this worker drains and ends")
+                await self._drain(self._config.shutdown.drain)
+                return
+            message = messages.decode(packet)
+            if isinstance(message, messages.GetStats):
+                await self._channel.send(messages.encode(self._stats()))
+            elif isinstance(message, messages.SetHealth):
+                self._pools[message.pool].set_health(message.backend, message.health, message.clear_failures)
+            elif isinstance(message, messages.Drain):
+                await self._drain(message.seconds)
+                return
+
+    async def _drain(self, seconds: float) -> None:
+        for listener in self._listeners:
+            listener.stop()
+        for listener in self._listeners:
+            for connection in list(listener.connections):
+                connection.drain()
+        with trio.move_on_after(seconds):
+            while any(listener.connections for listener in self._listeners):
+                await trio.sleep(0.05)
+        for listener in self._listeners:
+            for connection in list(listener.connections):
+                connection.close(Termination.SHUTDOWN_DATA)
+        await trio.lowlevel.checkpoint()
+
+    def _listener(self, config: Config, index: int) -> Listener:
+        listener = config.listeners[index]
+        pool = self._pools[listener.pool]
+        make = TcpConnection if listener.mode is Mode.TCP else HttpConnection
+        return Listener(
+            listener,
+            config,
+            pool,
+            self._reactor,
+            self._access,
+            lambda peer, reason: self._report(pool, peer, reason),
+            listener.max_connections or _fd_share(),
+            make,
+        )
+
+    def _report(self, pool: Pool, peer: Peer, reason: str) -> None:
+        """Tell the control plane of a passive failure, at most every REPORT_INTERVAL."""
+        now = self._reactor.timers.now
+        if now - self._reported.get(id(peer), -REPORT_INTERVAL) < REPORT_INTERVAL:
+            return
+        self._reported[id(peer)] = now
+        try:
+            self._sock.send(messages.encode(messages.BackendFailed(pool.name, peer.index, reason)))
+        except OSError:  # full or gone: the next failure will say it again
+            return
+
+    def _stats(self) -> messages.Stats:
+        for listener in self._listeners:
+            listener.stats.active = len(listener.connections)
+        for pool in self._pools.values():
+            for peer in pool.peers:
+                peer.stats.active = peer.conns
+                peer.stats.idle = len(peer.idle)
+        no_backend: dict[str, int] = {}
+        for listener in self._listeners:
+            no_backend[listener.pool.name] = no_backend.get(listener.pool.name, 0) + listener.no_backend
+        return messages.Stats(
+            listeners=[listener.stats for listener in self._listeners],
+            pools={name: [peer.stats for peer in pool.peers] for name, pool in self._pools.items()},
+            accept_paused=sum(listener.accept_paused for listener in self._listeners),
+            internal_errors=self._reactor.internal_errors,
+            log_dropped=self._access.dropped if self._access is not None else 0,
+            no_backend=no_backend,
+        )
+
+
+def _fd_share() -> int:
+    """Connections that the fd limit allows: two sockets each."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max((soft - RESERVED_FDS) // 2, 16)
+
+
+async def serve(channel: socket.socket) -> None:
+    """Wait for Configure on the channel, then serve until drained."""
+    with channel:
+        packet = channel.recv(messages.MAX_MESSAGE)  # blocking: there is nothing else to do yet
+        if not packet:
+            return
+        configure = messages.decode(packet)
+        if not isinstance(configure, messages.Configure):
+            raise TypeError(f"the first message is {type(configure).__name__}, not Configure")
+        await Worker(configure, channel).run()
+
+
+def main(argv: list[str]) -> int:
+    """The process. Signals are the control plane's business: a terminal's ^C reaches the whole group."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="lbproxy worker: %(levelname)s: %(message)s")
+    trio.run(serve, socket.socket(fileno=int(argv[1])))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

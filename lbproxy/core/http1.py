@@ -24,6 +24,7 @@ from lbproxy.core.kubernetes import is_long_stream
 
 CHUNKED = -1  # a body length: chunked framing
 UNTIL_CLOSE = -2  # a body length: the connection's end is the body's end (responses only)
+NO_LENGTH = -3
 
 MAX_CHUNK_LINE = 1024  # bytes of a chunk's size and extensions, or of a partial line; h11 and Go have similar limits
 MAX_TRAILERS = 65536  # bytes of all trailer lines
@@ -37,11 +38,14 @@ _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*").fullmatch
 _LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\x00\r\n]*)?\r\n").match
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?\r").fullmatch
-# The lines of a response head that frame it or concern only this hop; `[ \t]*:` so that none hides behind a space.
-_RESPONSE_HOP = re.compile(
-    rb"(?i)\r\n(content-length|transfer-encoding|connection|keep-alive|proxy-connection|upgrade)"
-    rb"([ \t]*):[ \t]*([^\r\n]*)"
-).finditer
+# The lines of a response head that frame it or concern only this hop, and folded lines (the first group); the
+# `[ \t]*:` is there so that no name hides behind a space.
+_RESPONSE_LINES = re.compile(
+    rb"(?i)\r\n(?:([ \t])|(content-length|transfer-encoding|connection|keep-alive|proxy-connection|upgrade)"
+    rb"([ \t]*):[ \t]*([^\r\n]*))"
+).findall
+# What many servers say though HTTP/1.1 means it anyway: removed without taking the head apart.
+_KEEP_ALIVE = b"\r\nConnection: keep-alive"
 
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"})
 # Names that a Connection header may not nominate for removal: that would change what the backend understands.
@@ -247,12 +251,12 @@ class ResponseHead:
 
     __slots__ = ("close", "hop", "length", "minor", "status")
 
-    def __init__(self) -> None:
-        self.minor = 1
-        self.status = 0
+    def __init__(self, minor: int, status: int) -> None:
+        self.minor = minor
+        self.status = status
         self.length = UNTIL_CLOSE  # bytes, CHUNKED or UNTIL_CLOSE; before HEAD, 204 and 304 are considered
-        self.close = False  # the backend will close the connection
-        self.hop = False  # there are lines to remove
+        self.close = not minor  # the backend will close the connection
+        self.hop = 0  # lines to remove
 
 
 def parse_response_head(data: bytes, end: int) -> ResponseHead:
@@ -264,41 +268,47 @@ def parse_response_head(data: bytes, end: int) -> ResponseHead:
     line = _STATUS_LINE(data, 0, stop)
     if line is None:
         raise BadMessageError("the status line is malformed")
-    if data.count(b"\n", 0, stop) != data.count(b"\r\n", 0, stop) or data.find(b"\r\n ", 0, stop) >= 0:
-        raise BadMessageError("there is a bare LF or a folded line in the response head")
-    if data.find(b"\x00", 0, stop) >= 0 or data.find(b"\r\n\t", 0, stop) >= 0:
-        raise BadMessageError("there is a NUL or a folded line in the response head")
-    head = ResponseHead()
-    head.minor = data[7] - 0x30
-    head.status = int(line[2])
-    head.close = head.minor == 0
-    length = -3
-    for name, space, value in (match.groups() for match in _RESPONSE_HOP(data, line.end() - 2, end)):
-        if space:
-            raise BadMessageError("there is white space before a colon in the response head")
-        initial = name[0] | 0x20
-        if len(name) == 14:  # content-length
+    if data.count(b"\n", 0, stop) != data.count(b"\r\n", 0, stop) or data.find(0, 0, stop) >= 0:
+        raise BadMessageError("there is a bare LF or a NUL in the response head")
+    minor, status = line.groups()
+    head = ResponseHead(minor[0] - 0x30, int(status))
+    length = NO_LENGTH
+    for fold, name, space, value in _RESPONSE_LINES(data, 0, end):
+        if fold or space:
+            raise BadMessageError("there is a folded line or white space before a colon in the response head")
+        size = len(name)
+        if size == 14:  # content-length
             value = value.rstrip(b" \t")
-            if _LENGTH(value) is None or length not in (-3, int(value)):
+            if _LENGTH(value) is None or length not in (NO_LENGTH, int(value)):
                 raise BadMessageError("the response's Content-Length is malformed or repeated")
             length = int(value)
-        elif initial == 0x74:  # transfer-encoding
+        elif size == 17:  # transfer-encoding
             if value.rstrip(b" \t").lower() != b"chunked" or head.length == CHUNKED:
                 raise BadMessageError("the response's only transfer coding understood is chunked")
             head.length = CHUNKED
         else:
-            head.hop = True
-            if len(name) == 10 and initial == 0x63:  # connection; keep-alive begins with k
+            head.hop += 1
+            if size == 10 and name[0] | 0x20 == 0x63:  # connection; keep-alive begins with k
                 tokens = _tokens(value)
                 if b"close" in tokens:
                     head.close = True
-                elif head.minor == 0 and b"keep-alive" in tokens:
+                elif not head.minor and b"keep-alive" in tokens:
                     head.close = False
-    if length != -3:
+    if length != NO_LENGTH:
         if head.length == CHUNKED:
             raise BadMessageError("the response has both Content-Length and Transfer-Encoding")
         head.length = length
     return head
+
+
+def without_keep_alive(data: bytes, body: int) -> bytes:
+    """A response head, `data[:body]`, without the line `Connection: keep-alive`, or b"" if it has no such line.
+
+    For a head with one hop-by-hop line this is all that forwarding takes.
+    """
+    at = data.find(_KEEP_ALIVE, 0, body)
+    after = at + len(_KEEP_ALIVE)
+    return data[:at] + data[after:body] if at > 0 and data.startswith(b"\r\n", after) else b""
 
 
 def response_head_to_forward(head: bytes, *, chunked: bool, upgrade: bool, connection: bytes) -> bytes:

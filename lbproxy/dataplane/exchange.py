@@ -26,6 +26,7 @@ from lbproxy.core.http1 import (
     RequestLine,
     ResponseHead,
     response_head_to_forward,
+    without_keep_alive,
 )
 from lbproxy.core.kubernetes import status_response
 from lbproxy.core.pool import Peer, Selection
@@ -475,8 +476,11 @@ class HttpConnection:
         self.wants_plain_body = length == CHUNKED and not line.minor
         if length == UNTIL_CLOSE or self.wants_plain_body or listener.draining:
             self._close = True
-        if not head.hop and not self._close and head.minor and line.minor:
-            return b""
+        if not self._close and head.minor and line.minor:
+            if not head.hop:
+                return b""
+            if head.hop == 1 and (forward := without_keep_alive(data, body)):
+                return forward
         connection = b"close" if self._close else b"" if line.minor else b"keep-alive"
         return response_head_to_forward(
             data[:body], chunked=not self.wants_plain_body, upgrade=False, connection=connection

@@ -123,8 +123,6 @@ class Worker:
             return
 
     def _stats(self) -> messages.Stats:
-        for listener in self._listeners:
-            listener.stats.active = len(listener.connections)
         for pool in self._pools.values():
             for peer in pool.peers:
                 peer.stats.active = peer.conns
@@ -133,7 +131,7 @@ class Worker:
         for listener in self._listeners:
             no_backend[listener.pool.name] = no_backend.get(listener.pool.name, 0) + listener.no_backend
         return messages.Stats(
-            listeners=[listener.stats for listener in self._listeners],
+            listeners=[listener.snapshot() for listener in self._listeners],
             pools={name: [peer.stats for peer in pool.peers] for name, pool in self._pools.items()},
             accept_paused=sum(listener.accept_paused for listener in self._listeners),
             internal_errors=self._reactor.internal_errors,

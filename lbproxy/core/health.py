@@ -1,8 +1,56 @@
-"""What checks say of a backend."""
+"""What checks say of a backend, and when they are believed.
+
+Theory of operation. A check makes a new connection and asks for /readyz; it ends in one of three verdicts:
+
+    up          the answer is an expected one
+    not_ready   somebody is there (TCP works, TLS works or is refused in its own words), but the answer is another
+                one, or slow, or none
+    down        nobody is there: no TCP, or no TLS
+
+They are kept apart because they ask for opposite things. An apiserver that is not ready is shutting down or waiting
+for etcd: it gets nothing new, and what it still serves must not be touched. One that is down serves nothing, and what
+is connected to it hangs until somebody cuts it.
+
+`HealthMachine` turns verdicts into a backend's health. One lost packet must not empty a pool and one lucky answer
+must not fill it, so a change needs several checks in a row:
+
+    from \\ verdict   up                        not_ready                    down
+    unknown          up                        not_ready                    down
+    up               -                         not_ready after `fall` (1)   down after `fall` (2)
+    not_ready        up after `rise` (3)       -                            down after `fall`
+    down             up after `rise` (3)       not_ready (4)                -
+
+    (1) at once when /readyz names `shutdown`: the apiserver sets that on SIGTERM, says it until its listener closes,
+        and with its default delay of 0 s there is no second chance to hear it.
+    (2) `fall` checks in a row that all say down. A mixture of not_ready and down is not_ready after `fall`.
+    (3) at once as long as it has never been up: a balancer that starts with its cluster must not add a delay. Later
+        `rise` is a guard: a rebooted master answers /readyz some 20 s before its pod network works.
+    (4) at once: that brings no traffic, except where nobody better is left.
+
+A verdict of `none` says that the check could not be made (no file descriptor, no readable CA file): no news is
+neither good nor bad, and changes nothing.
+
+A 401 or 403 comes from an apiserver that is well enough to refuse us. That is what /readyz says everywhere where
+anonymous access is off, so it counts as up, and `advice` tells the operator what to configure.
+
+While the last verdict disagrees with the health, checks are `fast_interval` apart: with the defaults a backend that
+falls silent right after a check is out after 2.4 s (interval and jitter) + 1 s (connect) + 0.5 s + 1 s = 4.9 s.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
+
+from lbproxy.core.config import HealthCheck
+
+SHUTDOWN = "shutdown"  # the name of the apiserver's readiness check that fails from SIGTERM on
+MAX_BODY = 16384  # bytes of an answer's body that are looked at; a verbose /readyz has 2 to 4 KiB
+_MAX_NAMED = 8  # failed checks named in a reason; a starting apiserver fails some thirty
+_MAX_EXCERPT = 100  # characters of any other body shown in a reason
+_FAILED_CHECK = re.compile(rb"^\[-\]([!-~]{1,100}) failed", re.MULTILINE)
 
 
 class Health(Enum):
@@ -12,3 +60,197 @@ class Health(Enum):
     UP = "up"
     NOT_READY = "not_ready"
     DOWN = "down"
+
+
+class Verdict(Enum):
+    """What one check says."""
+
+    UP = "up"
+    NOT_READY = "not_ready"
+    DOWN = "down"
+    NONE = "none"  # it could not be made
+
+
+_HEALTH = {Verdict.UP: Health.UP, Verdict.NOT_READY: Health.NOT_READY, Verdict.DOWN: Health.DOWN}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTimes:
+    """Seconds that each stage of a check took; None for a stage that was not reached."""
+
+    connect: float | None = None
+    tls: float | None = None
+    answer: float | None = None
+
+    @property
+    def total(self) -> float:
+        return sum(stage for stage in (self.connect, self.tls, self.answer) if stage is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """How one check ended. `reason` is the verdict's cause in the operator's words, also when all is well."""
+
+    verdict: Verdict
+    reason: str
+    status: int | None = None
+    failed_checks: tuple[str, ...] = ()  # the NAMEs of the answer's `[-]NAME failed` lines
+    advice: str = ""  # what to configure so that the check can do its work
+    times: CheckTimes = CheckTimes()
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged:
+    old: Health
+    new: Health
+    reason: str
+    failed_checks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """A check's result and what followed from it."""
+
+    at: float  # when the check began, seconds since the epoch
+    result: CheckResult
+    change: HealthChanged | None
+    notice: str | None  # advice that was not given before and that `change` does not give: to be logged once
+
+    @property
+    def ok(self) -> bool:
+        return self.result.verdict is Verdict.UP
+
+    @property
+    def clear_failures(self) -> bool:
+        """Whether passive failures held against the backend are refuted."""
+        return self.ok
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.result.verdict
+
+    @property
+    def status(self) -> int | None:
+        return self.result.status
+
+    @property
+    def times(self) -> CheckTimes:
+        return self.result.times
+
+    @property
+    def latency_seconds(self) -> float:
+        return self.result.times.total
+
+    @property
+    def error(self) -> str | None:
+        return None if self.ok else self.result.reason
+
+
+class HealthMachine:
+    """One backend's health; see the theory of operation above."""
+
+    __slots__ = ("_check", "_confirm", "_deaths", "_failures", "_last", "_successes", "_was_up", "health")
+
+    def __init__(self, check: HealthCheck) -> None:
+        self.health = Health.UNKNOWN
+        self._check = check
+        self._was_up = False
+        self._confirm = False  # the health rests on a single failed check
+        self._last: Verdict | None = None
+        self._successes = 0  # checks in a row that said up ...
+        self._failures = 0  # ... that said something else ...
+        self._deaths = 0  # ... and that said down
+
+    def observe(self, result: CheckResult) -> HealthChanged | None:
+        """Take a check's result into account and return the change that it makes, if any."""
+        if result.verdict is Verdict.NONE:
+            return None
+        self._count(result.verdict)
+        old, new = self.health, self._believed(result)
+        self._confirm = old is Health.UNKNOWN and new is not Health.UP
+        if new is old:
+            return None
+        self.health = new
+        self._was_up = self._was_up or new is Health.UP
+        return HealthChanged(old, new, self._explain(result), result.failed_checks)
+
+    @property
+    def in_transition(self) -> bool:
+        """Whether the next check is awaited eagerly."""
+        if self._last is None:
+            return False
+        return self._confirm or _HEALTH[self._last] is not self.health
+
+    def next_delay(self, random: Callable[[], float]) -> float:
+        """Seconds from the end of this check to the next; `random` is uniform in [0, 1).
+
+        `fast_interval` has no jitter: it is short, and the bound on detection counts on it.
+        """
+        check = self._check
+        if self.in_transition:
+            return min(check.fast_interval, check.interval)
+        return check.interval * (1 + check.jitter * (2 * random() - 1))
+
+    def _count(self, verdict: Verdict) -> None:
+        self._last = verdict
+        self._successes = self._successes + 1 if verdict is Verdict.UP else 0
+        self._failures = self._failures + 1 if verdict is not Verdict.UP else 0
+        self._deaths = self._deaths + 1 if verdict is Verdict.DOWN else 0
+
+    def _believed(self, result: CheckResult) -> Health:
+        match result.verdict:
+            case Verdict.UP:
+                risen = self._successes >= self._check.rise or not self._was_up
+                return Health.UP if risen else self.health
+            case Verdict.NOT_READY:
+                at_once = self.health is not Health.UP or SHUTDOWN in result.failed_checks
+                return Health.NOT_READY if at_once or self._failures >= self._check.fall else self.health
+            case _:
+                if self.health is Health.UNKNOWN or self._deaths >= self._check.fall:
+                    return Health.DOWN
+                fallen = self.health is Health.UP and self._failures >= self._check.fall
+                return Health.NOT_READY if fallen else self.health
+
+    def _explain(self, result: CheckResult) -> str:
+        in_a_row = self._successes or self._failures
+        reason = f"{result.reason}: {result.advice}" if result.advice else result.reason
+        return f"{reason} ({in_a_row} checks in a row)" if in_a_row > 1 else reason
+
+
+def judge_answer(check: HealthCheck, status: int, body: bytes) -> CheckResult:
+    """The verdict on an HTTP answer. `body` may be its beginning only."""
+    said = f"GET {check.path} answered {status}"
+    if status in check.expect:
+        return CheckResult(Verdict.UP, said, status)
+    if status in (401, 403):
+        words = "Unauthorized" if status == 401 else "Forbidden"
+        return CheckResult(Verdict.UP, f"{said} {words}", status, advice=_advice(check, status))
+    failed = tuple(dict.fromkeys(name.decode("ascii") for name in _FAILED_CHECK.findall(body)))
+    detail = _name_failed(failed) if failed else _excerpt(body)
+    return CheckResult(Verdict.NOT_READY, f"{said}: {detail}" if detail else said, status, failed)
+
+
+def _advice(check: HealthCheck, status: int) -> str:
+    shown = " or ".join(
+        f"health_check.{name}" for name in ("token_file", "client_cert") if getattr(check, name) is not None
+    )
+    if status == 401:
+        if shown:
+            return f"the backend is alive but does not accept {shown}"
+        return "anonymous auth is off; set health_check.token_file or client_cert"
+    who = f"the user of {shown}" if shown else "an anonymous client"
+    return (
+        f"the backend is alive, but {who} may not GET {check.path}; allow it, or set another token_file or client_cert"
+    )
+
+
+def _name_failed(names: tuple[str, ...]) -> str:
+    text = ", ".join(f"[-]{name} failed" for name in names[:_MAX_NAMED])
+    more = len(names) - _MAX_NAMED
+    return f"{text} and {more} more" if more > 0 else text
+
+
+def _excerpt(body: bytes) -> str:
+    """The body's first line, made fit for a log."""
+    line = body.strip()[: 4 * _MAX_EXCERPT].split(b"\n", 1)[0].decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else "?" for char in line.rstrip())[:_MAX_EXCERPT]

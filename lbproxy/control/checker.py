@@ -1,0 +1,98 @@
+"""Checks one backend for as long as lbproxy runs, and says what changed.
+
+There is one checker per backend in the control plane, not one per worker: an apiserver sees at most one check a
+second from a balancer, whatever its number of cores. Checkers of a pool start within a tenth of a second of one
+another, because a balancer has to serve within a second of its start; the jitter of the interval does the rest.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from lbproxy.control.probe import Probe
+from lbproxy.core.config import Backend, CheckType, Pool
+from lbproxy.core.health import CheckReport, CheckResult, Health, HealthChanged, HealthMachine, Verdict
+
+FIRST_OFFSET = 0.1  # seconds over which the first checks are spread
+
+
+class Checker:
+    """The health of one backend. `on_check` is told of every check, synchronously."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        backend: Backend,
+        index: int,
+        *,
+        on_check: Callable[[CheckReport], None],
+        probe: Callable[[], Awaitable[CheckResult]] | None = None,
+        random: Callable[[], float] = random.random,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.pool = pool
+        self.backend = backend
+        self.index = index
+        self.reason = "not checked yet"
+        self.since = wall_clock()  # of `health`, seconds since the epoch
+        self.last: CheckReport | None = None
+        self._check = pool.health_check
+        self._machine = HealthMachine(self._check)
+        self._on_check = on_check
+        self._random = random
+        self._wall_clock = wall_clock
+        self._advice = ""
+        self._poked = trio.Event()
+        self._probe = probe
+        if self._check.type is CheckType.NONE:
+            self.reason = "health_check.type is none"
+        elif probe is None:
+            self._probe = Probe(self._check, backend.address).run
+
+    @property
+    def health(self) -> Health:
+        return self._machine.health
+
+    def poke(self) -> None:
+        """A live connection found the backend failing: check now, unless it is known to be down."""
+        if self.health is not Health.DOWN:
+            self._poked.set()
+
+    async def run(self) -> None:
+        """Check until cancelled; with `type: none` return at once, and the health stays unknown, which is usable."""
+        if self._probe is None:
+            return
+        await trio.sleep(FIRST_OFFSET * self._random())
+        while True:
+            at = self._wall_clock()
+            self._take(at, await self._probe())
+            await self._wait()
+
+    def _take(self, at: float, result: CheckResult) -> None:
+        change = self._machine.observe(result)
+        if change is not None:
+            self.reason, self.since = change.reason, self._wall_clock()
+        self.last = CheckReport(at, result, change, self._notice(result, change))
+        self._on_check(self.last)
+
+    def _notice(self, result: CheckResult, change: HealthChanged | None) -> str | None:
+        """Advice, once: until it is followed every check gives it again."""
+        if result.advice == self._advice or not (result.advice or result.verdict is Verdict.UP):
+            return None
+        self._advice = result.advice
+        if not result.advice or (change is not None and result.advice in change.reason):
+            return None
+        return f"{result.reason}: {result.advice}"
+
+    async def _wait(self) -> None:
+        """Until the next check is due, or a poke; but never less than `fast_interval`."""
+        check = self._check
+        due = trio.current_time() + self._machine.next_delay(self._random)
+        await trio.sleep(min(check.fast_interval, check.interval))
+        with trio.move_on_at(due):
+            await self._poked.wait()
+        self._poked = trio.Event()

@@ -33,7 +33,8 @@ neither good nor bad, and changes nothing.
 A 401 or 403 comes from an apiserver that is well enough to refuse us. That is what /readyz says everywhere where
 anonymous access is off, so it counts as up, and `advice` tells the operator what to configure.
 
-While the last verdict disagrees with the health, checks are `fast_interval` apart: with the defaults a backend that
+While verdicts disagree with the health, checks are `fast_interval` apart, but for a few checks only: a
+backend that says something else each time would else be checked for ever at that pace. With the defaults a backend that
 falls silent right after a check is out after 2.4 s (interval and jitter) + 1 s (connect) + 0.5 s + 1 s = 4.9 s.
 """
 
@@ -149,14 +150,14 @@ class CheckReport:
 class HealthMachine:
     """One backend's health; see the theory of operation above."""
 
-    __slots__ = ("_check", "_confirm", "_deaths", "_failures", "_last", "_successes", "_was_up", "health")
+    __slots__ = ("_check", "_confirm", "_deaths", "_failures", "_odd", "_successes", "_was_up", "health")
 
     def __init__(self, check: HealthCheck) -> None:
         self.health = Health.UNKNOWN
         self._check = check
         self._was_up = False
         self._confirm = False  # the health rests on a single failed check
-        self._last: Verdict | None = None
+        self._odd = 0  # checks in a row whose verdict was not the health
         self._successes = 0  # checks in a row that said up ...
         self._failures = 0  # ... that said something else ...
         self._deaths = 0  # ... and that said down
@@ -168,6 +169,7 @@ class HealthMachine:
         self._count(result.verdict)
         old, new = self.health, self._believed(result)
         self._confirm = old is Health.UNKNOWN and new is not Health.UP
+        self._odd = 0 if _HEALTH[result.verdict] is new else self._odd + 1
         if new is old:
             return None
         self.health = new
@@ -177,9 +179,7 @@ class HealthMachine:
     @property
     def in_transition(self) -> bool:
         """Whether the next check is awaited eagerly."""
-        if self._last is None:
-            return False
-        return self._confirm or _HEALTH[self._last] is not self.health
+        return self._confirm or 0 < self._odd <= max(self._check.rise, self._check.fall)
 
     def next_delay(self, random: Callable[[], float]) -> float:
         """Seconds from the end of this check to the next; `random` is uniform in [0, 1).
@@ -192,7 +192,6 @@ class HealthMachine:
         return check.interval * (1 + check.jitter * (2 * random() - 1))
 
     def _count(self, verdict: Verdict) -> None:
-        self._last = verdict
         self._successes = self._successes + 1 if verdict is Verdict.UP else 0
         self._failures = self._failures + 1 if verdict is not Verdict.UP else 0
         self._deaths = self._deaths + 1 if verdict is Verdict.DOWN else 0

@@ -1,17 +1,215 @@
-"""A pool at run time, in one worker: its peers, and one walk of a connection or request through them."""
+"""A pool at run time, in one worker: its peers, and one walk of a connection or request through them.
+
+The state and its rules are nginx's, so that decisions are nginx's: see the sections of docs/balancing.md. What differs
+is said where it differs, and none of it shows while every backend is healthy:
+
+- `usable` joins nginx's `down` with what health checks and the operator say at run time.
+- A pool with `all_down: try` makes a last-resort walk when nginx would say "no live upstreams".
+
+`now` is whole seconds on any steady clock, as nginx's cached time is.
+"""
 
 from __future__ import annotations
 
-from lbproxy.core.config import Address, Backend, BackendState
+from collections.abc import Callable
+from typing import Any
+
+from lbproxy.core.balance import PICKERS, Picker
+from lbproxy.core.config import AllDown, Backend, BackendState
 from lbproxy.core.config import Pool as PoolConfig
 from lbproxy.core.health import Health
 from lbproxy.core.messages import BackendStats
 
 
-class Peer: ...
+class Peer:
+    """One backend as this worker sees it. Counters of nginx's struct, under the field's names."""
+
+    __slots__ = (
+        "accessed",
+        "address",
+        "backup",
+        "bit",
+        "checked",
+        "config",
+        "conns",
+        "current_weight",
+        "effective_weight",
+        "fail_timeout",
+        "fails",
+        "health",
+        "idle",
+        "index",
+        "max_connections",
+        "max_fails",
+        "state",
+        "stats",
+        "usable",
+        "weight",
+    )
+
+    def __init__(self, index: int, config: Backend) -> None:
+        self.index = index
+        self.bit = 1 << index
+        self.config = config
+        self.address = config.address
+        self.weight = config.weight
+        self.backup = config.backup
+        self.max_connections = config.max_connections
+        self.max_fails = config.max_fails
+        self.fail_timeout = int(config.fail_timeout)
+        self.conns = 0
+        self.fails = 0
+        self.effective_weight = config.weight
+        self.current_weight = 0
+        self.accessed = 0
+        self.checked = 0
+        self.state = config.state
+        self.health = Health.UNKNOWN
+        self.usable = config.state is BackendState.READY
+        self.stats = BackendStats()
+        self.idle: list[Any] = []  # the data plane's kept-alive connections, newest last
+
+    def eligible(self, tried: int, now: int) -> bool:
+        """nginx's test: not tried yet, not down, not over its failures or its connections."""
+        return (
+            not tried & self.bit
+            and self.usable
+            and not (self.max_fails and self.fails >= self.max_fails and now - self.checked <= self.fail_timeout)
+            and not (self.max_connections and self.conns >= self.max_connections)
+        )
 
 
-class Pool: ...
+class Tier:
+    """The primary or the backup peers of a pool, in the order of the configuration."""
+
+    __slots__ = ("peers", "single", "weight")
+
+    def __init__(self, peers: list[Peer], *, single: bool) -> None:
+        self.peers = peers
+        self.weight = sum(peer.weight for peer in peers)
+        self.single = single  # one peer and no backup tier: nginx then never counts failures
 
 
-class Selection: ...
+class Pool:
+    """The peers, and the algorithm bound once."""
+
+    __slots__ = ("backup", "config", "name", "peers", "picker", "primary", "randrange")
+
+    def __init__(self, config: PoolConfig, randrange: Callable[[int], int]) -> None:
+        self.config = config
+        self.name = config.name
+        self.randrange = randrange
+        self.peers = [Peer(index, backend) for index, backend in enumerate(config.backends)]
+        backups = [peer for peer in self.peers if peer.backup]
+        primaries = [peer for peer in self.peers if not peer.backup]
+        self.primary = Tier(primaries, single=len(primaries) == 1 and not backups)
+        self.backup = Tier(backups, single=False) if backups else None
+        self.picker: Picker = PICKERS[config.balance.algorithm](self)
+
+    def select(self, client: str = "", key: bytes = b"") -> Selection:
+        """Begin the walk of one connection or request; `client` is its IP address as text, `key` what is hashed."""
+        return Selection(self, client, key)
+
+    def set_health(self, index: int, health: Health, clear_failures: bool = False) -> None:
+        """What the checks say. `clear_failures` forgets what live traffic held against the backend."""
+        peer = self.peers[index]
+        peer.health = health
+        peer.usable = peer.state is BackendState.READY and health in (Health.UNKNOWN, Health.UP)
+        if clear_failures:
+            peer.fails = peer.accessed = peer.checked = 0
+            peer.effective_weight = peer.weight
+
+    def set_state(self, index: int, state: BackendState) -> None:
+        """What the operator says."""
+        peer = self.peers[index]
+        peer.state = state
+        peer.usable = state is BackendState.READY and peer.health in (Health.UNKNOWN, Health.UP)
+
+
+class Selection:
+    """One walk. pick() until it answers None; each pick ends in exactly one fail() or release().
+
+    `hash`, `rounds` and `misses` are the hash algorithms' memory between the picks of one walk.
+    """
+
+    __slots__ = ("client", "hash", "key", "misses", "pool", "rounds", "tier", "tried", "tries")
+
+    def __init__(self, pool: Pool, client: str, key: bytes) -> None:
+        self.pool = pool
+        self.client = client
+        self.key = key
+        self.tier = pool.primary
+        self.tried = 0
+        self.tries = pool.config.retry.tries or len(pool.peers)
+        self.hash = -1
+        self.rounds = 0
+        self.misses = 0
+
+    def pick(self, now: int) -> Peer | None:
+        """Choose a backend and count the connection on it, or None when there is none left to try."""
+        if self.tries <= 0:
+            return None
+        peer = self.pool.picker.pick(self, now)
+        if peer is None:
+            peer = self._beyond(now)
+            if peer is None:
+                return None
+        self.tried |= peer.bit
+        peer.conns += 1
+        if now - peer.checked > peer.fail_timeout:
+            peer.checked = now
+        return peer
+
+    def succeed(self, peer: Peer, now: int) -> None:
+        """The backend did its part: at connect (tcp), at the response's head (http), and at the end.
+
+        nginx's http module waits for the end; then a watch that happens to be the probe of a returning backend
+        keeps all other traffic away from it for as long as it lives.
+        """
+        if peer.accessed < peer.checked or self.pool.primary.single:
+            peer.fails = 0
+
+    def fail(self, peer: Peer, now: int) -> None:
+        """The try failed; ends it."""
+        if not self.pool.primary.single:
+            peer.fails += 1
+            peer.accessed = peer.checked = now
+            if peer.max_fails:
+                peer.effective_weight = max(0, peer.effective_weight - peer.weight // peer.max_fails)
+        self.release(peer)
+
+    def release(self, peer: Peer) -> None:
+        """The try is over, without a verdict."""
+        peer.conns -= 1
+        self.tries -= 1
+
+    def _beyond(self, now: int) -> Peer | None:
+        """The primary tier has nobody: the backup tier, for the rest of this walk, then the last resort."""
+        backup = self.pool.backup
+        if backup is not None and self.tier is not backup:
+            self.tier = backup
+            peer = self.pool.picker.pick(self, now)
+            if peer is not None:
+                return peer
+        return self._last_resort() if self.pool.config.all_down is AllDown.TRY else None
+
+    def _last_resort(self) -> Peer | None:
+        """Nobody is eligible: somebody alive rather than somebody dead, and the least recently blamed first."""
+        best: Peer | None = None
+        for peer in self.pool.peers:
+            if (
+                self.tried & peer.bit
+                or peer.state is not BackendState.READY
+                or (peer.max_connections and peer.conns >= peer.max_connections)
+            ):
+                continue
+            if best is None or _hope(peer) < _hope(best):
+                best = peer
+        return best
+
+
+_RANK = {Health.UP: 0, Health.UNKNOWN: 0, Health.NOT_READY: 1, Health.DOWN: 2}
+
+
+def _hope(peer: Peer) -> tuple[int, int, int]:
+    return _RANK[peer.health], peer.accessed, peer.conns

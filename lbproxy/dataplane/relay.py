@@ -80,7 +80,11 @@ class Half:
                 return
             if size < CHUNK and not events & RDHUP:
                 return
-        self.relay.reactor.again(self.on_event)
+        self.relay.reactor.again(self.resume)
+
+    def resume(self, _events: int = IN) -> None:
+        """Read on after a pause. A FIN may have come meanwhile, and its event is gone: look for it."""
+        self.pump(IN | RDHUP)
 
     def flush(self) -> None:
         """Send what is pending; when all is gone, go on reading from the other side."""
@@ -97,8 +101,7 @@ class Half:
         if self.other.eof:
             self.shut_down()
         else:
-            # RDHUP: while it was not being read its FIN may have come, and that event is gone
-            self.other.pump(IN | RDHUP)
+            self.other.resume()
 
     def on_eof(self) -> None:
         self.eof = True

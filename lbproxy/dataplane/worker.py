@@ -52,15 +52,21 @@ class Worker:
 
     async def run(self) -> None:
         """Serve until drained."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._reactor.run)
-            await self._channel.send(messages.encode(messages.Ready()))
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(GC_THRESHOLD, 20, 100)
-            await self._obey()
-            nursery.cancel_scope.cancel()
-        self._reactor.close_all()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._reactor.run)
+                await self._channel.send(messages.encode(messages.Ready()))
+                await self._obey()
+                nursery.cancel_scope.cancel()
+        finally:
+            for listener in self._listeners:
+                listener.stop()
+            self._close_connections()
+            for pool in self._pools.values():
+                for peer in pool.peers:
+                    for idle in list(peer.idle):
+                        idle.discard()
+            self._reactor.close_all()
 
     async def _obey(self) -> None:
         """Handle messages until Drain, or the end of the control plane, and return when all connections are gone."""
@@ -75,7 +81,7 @@ class Worker:
                 return
             message = messages.decode(packet)
             if isinstance(message, messages.GetStats):
-                await self._channel.send(messages.encode(self._stats()))
+                await self._channel.send(messages.encode(self.stats()))
             elif isinstance(message, messages.SetHealth):
                 self._pools[message.pool].set_health(message.backend, message.health, message.clear_failures)
             elif isinstance(message, messages.Drain):
@@ -91,10 +97,12 @@ class Worker:
         with trio.move_on_after(seconds):
             while any(listener.connections for listener in self._listeners):
                 await trio.sleep(0.05)
+        self._close_connections()
+
+    def _close_connections(self) -> None:
         for listener in self._listeners:
             for connection in list(listener.connections):
                 connection.close(Termination.SHUTDOWN_DATA)
-        await trio.lowlevel.checkpoint()
 
     def _listener(self, config: Config, index: int) -> Listener:
         listener = config.listeners[index]
@@ -122,7 +130,8 @@ class Worker:
         except OSError:  # full or gone: the next failure will say it again
             return
 
-    def _stats(self) -> messages.Stats:
+    def stats(self) -> messages.Stats:
+        """The counters as they stand."""
         for pool in self._pools.values():
             for peer in pool.peers:
                 peer.stats.active = peer.conns
@@ -155,7 +164,11 @@ async def serve(channel: socket.socket) -> None:
         configure = messages.decode(packet)
         if not isinstance(configure, messages.Configure):
             raise TypeError(f"the first message is {type(configure).__name__}, not Configure")
-        await Worker(configure, channel).run()
+        worker = Worker(configure, channel)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 20, 100)
+        await worker.run()
 
 
 def main(argv: list[str]) -> int:

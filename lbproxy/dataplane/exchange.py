@@ -198,10 +198,12 @@ class HttpConnection:
             if not data:
                 self._on_eof_between()
                 return
+            # After a full read there may be more, and edge-triggered epoll will not say so again.
+            self._readable = len(data) == CHUNK
             known = len(self._in)
             self._in = self._in + data if known else data
             self._parse(max(known - 3, 0))
-            if self.phase != READING or self.out or not (self._hung_up or len(data) == CHUNK):
+            if self.phase != READING or self.out or not (self._hung_up or self._readable):
                 return
 
     def _on_eof_between(self) -> None:
@@ -424,12 +426,12 @@ class HttpConnection:
             except BadMessageError as error:
                 self._bad_body(400, error.reason)
                 return b""
+            if 0 < self.listener.full_config.http.max_body < self._walk.payload:
+                self._bad_body(413, "the request body is larger than http.max_body")
+                return b""
             if end >= 0:
                 self._body_left = 0
                 self._walk, self._in, data = None, data[end:], data[:end]
-            elif 0 < self.listener.full_config.http.max_body < self._walk.payload:
-                self._bad_body(413, "the request body is larger than http.max_body")
-                return b""
         elif len(data) >= left:
             self._body_left = 0
             self._in, data = data[left:], data[:left]
@@ -751,15 +753,11 @@ class HttpConnection:
         if self._close:
             self._close_gently()
             return
+        self._wait_for_request()
         if self._in:
-            self._started = 0.0
             self._parse()
-        elif self._readable or self._hung_up:
-            self._readable = False
-            self._wait_for_request()
+        if self.phase == READING and not self.out and (self._readable or self._hung_up):
             self._read()
-        else:
-            self._wait_for_request()
 
     def _wait_for_request(self) -> None:
         self._started = 0.0
@@ -835,6 +833,7 @@ class UpgradedRelay(Relay):
         """Send what was held, then move whatever has arrived meanwhile."""
         self.client.pending = to_client
         self.backend.pending = to_backend
+        self.client.bytes_read, self.backend.bytes_read = len(to_backend), len(to_client)
         self.client.flush()
         if to_backend:
             self.backend.flush()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 
 class Unit(Enum):
@@ -20,11 +20,31 @@ class Unit(Enum):
     DURATION = "duration"  # 2s, 500ms, 10m, 1h or a number of seconds
     SIZE = "size"  # 64KiB, 1MiB or a number of bytes
     RATIO = "ratio"  # 20% or a number from 0 to 1
+    WHOLE = "whole"  # a duration of whole seconds: the kernel or nginx's arithmetic knows no finer ones
+
+
+class Form(Enum):
+    """What a text in lb.yaml must look like."""
+
+    NAME = "name"  # stands in log lines, metric labels and URLs
+    CIDR = "cidr"  # 10.0.0.0/8, or one address
+    FILE = "file"  # exists and can be read; relative to the directory of lb.yaml
+    HOST = "host"  # can stand in a Host header
+    TARGET = "target"  # a request target in origin form
+    TOKEN = "token"  # RFC 9110 section 5.6.2, such as a method
 
 
 Seconds = Annotated[float, Unit.DURATION]
 Bytes = Annotated[int, Unit.SIZE]
 Ratio = Annotated[float, Unit.RATIO]
+WholeSeconds = Annotated[float, Unit.WHOLE]
+
+Name = Annotated[str, Form.NAME]
+Cidr = Annotated[str, Form.CIDR]
+File = Annotated[str, Form.FILE]
+HostText = Annotated[str, Form.HOST]
+Target = Annotated[str, Form.TARGET]
+Token = Annotated[str, Form.TOKEN]
 
 
 class Mode(Enum):
@@ -75,9 +95,27 @@ class LogPoint(Enum):
     CLOSE = "close"
 
 
-def _doc(default: Any, doc: str, *, minimum: float | None = None) -> Any:
-    """A field with a default and its one sentence of documentation."""
-    return field(default=default, metadata={"doc": doc, "minimum": minimum})
+def _doc(
+    default: Any,
+    doc: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    word: str = "",
+    advice: str = "",
+) -> Any:
+    """A field with a default and its one sentence of documentation.
+
+    Bounds hold for each element of a tuple. `word` is what lb.yaml may say in place of a value: it means None, or, in
+    a field that cannot be None, what the machine has. `advice` is added to the message about a value out of bounds.
+    """
+    extra = {"doc": doc, "minimum": minimum, "maximum": maximum, "word": word, "advice": advice}
+    return field(default=default, metadata=extra)
+
+
+def _required(doc: str, *, otherwise: str = "") -> Any:
+    """A field without a default. `otherwise` says what stands for it if lb.yaml does not name it, if anything does."""
+    return field(metadata={"doc": doc, "otherwise": otherwise})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +141,21 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    address: Address = field(metadata={"doc": "IP:PORT of the apiserver; [IPv6]:PORT; unix:/path."})
-    weight: int = _doc(1, "Share of the connections, relative to the other backends.", minimum=1)
+    address: Address = _required("IP:PORT of the apiserver; [IPv6]:PORT; unix:/path.")
+    weight: int = _doc(
+        1,
+        "Share of the connections, relative to the other backends.",
+        minimum=1,
+        maximum=65535,
+        advice="to take a backend out, write `state: drain` or `state: maint`",
+    )
     max_connections: int = _doc(
         0, "Connections (tcp) or requests in flight (http) per worker; 0 is no limit.", minimum=0
     )
     max_fails: int = _doc(1, "Failed tries after which live traffic avoids the backend; 0 never.", minimum=0)
-    fail_timeout: Seconds = _doc(10.0, "How long it is avoided, as nginx's fail_timeout (whole seconds).", minimum=0)
+    fail_timeout: WholeSeconds = _doc(
+        10.0, "How long it is avoided, as nginx's fail_timeout (whole seconds).", minimum=0
+    )
     backup: bool = _doc(False, "Used only when no primary backend is eligible.")
     state: BackendState = _doc(BackendState.READY, "ready, drain (no new connections) or maint (nginx's down).")
 
@@ -119,8 +165,8 @@ class HealthCheck:
     type: CheckType | None = _doc(
         None, "https, http, tcp or none; unset: https if a tcp listener uses the pool, else http."
     )
-    path: str = _doc("/readyz", "What to GET; /readyz is the apiserver's readiness.")
-    expect: tuple[int, ...] = _doc((200,), "Status codes that mean ready.")
+    path: Target = _doc("/readyz", "What to GET; /readyz is the apiserver's readiness.")
+    expect: tuple[int, ...] = _doc((200,), "Status codes that mean ready.", minimum=100, maximum=599)
     interval: Seconds = _doc(2.0, "Time from one check to the next.", minimum=0.01)
     fast_interval: Seconds = _doc(0.5, "The interval while a backend is changing between up and down.", minimum=0.01)
     connect_timeout: Seconds = _doc(1.0, "Budget of the TCP connect; the TLS handshake has twice that.", minimum=0.01)
@@ -130,20 +176,24 @@ class HealthCheck:
     jitter: Ratio = _doc(
         0.2, "Random part of the interval, both ways, so that balancers do not check in step.", minimum=0
     )
-    ca_file: str | None = _doc(None, "PEM file with the CAs that sign the backends' certificates.")
+    ca_file: File | None = _doc(None, "PEM file with the CAs that sign the backends' certificates.")
     verify: bool | None = _doc(None, "Verify the certificate; unset: exactly when ca_file is given.")
-    server_name: str | None = _doc(None, "Name to expect in the certificate (and SNI); unset: the backend's address.")
-    client_cert: str | None = _doc(None, "PEM certificate shown to the backend, for clusters without anonymous access.")
-    client_key: str | None = _doc(None, "Its key; unset: in the same file as client_cert.")
-    token_file: str | None = _doc(None, "Bearer token sent with each check; the file is read anew each time.")
-    port: int | None = _doc(None, "Port to check; unset: the backend's own.", minimum=1)
+    server_name: HostText | None = _doc(
+        None, "Name to expect in the certificate (and SNI); unset: the backend's address."
+    )
+    client_cert: File | None = _doc(
+        None, "PEM certificate shown to the backend, for clusters without anonymous access."
+    )
+    client_key: File | None = _doc(None, "Its key; unset: in the same file as client_cert.")
+    token_file: File | None = _doc(None, "Bearer token sent with each check; the file is read anew each time.")
+    port: int | None = _doc(None, "Port to check; unset: the backend's own.", minimum=1, maximum=65535)
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
     tries: int = _doc(0, "Backends tried for one connection or request; 0 is every backend once.", minimum=0)
     deadline: Seconds = _doc(3.0, "Bound on the time of all tries together.", minimum=0.01)
-    methods: tuple[str, ...] = _doc(
+    methods: tuple[Token, ...] = _doc(
         ("GET", "HEAD", "OPTIONS"),
         "Methods sent again, once, when a reused connection dies before any answer.",
     )
@@ -163,8 +213,8 @@ class Idle:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    name: str
-    backends: tuple[Backend, ...] = field(metadata={"doc": "The apiservers: addresses, or mappings with `address`."})
+    name: Name = _required("Its name: in lb.yaml the key under `pools`.")
+    backends: tuple[Backend, ...] = _required("The apiservers: addresses, or mappings with `address`.")
     balance: Balance = _doc(Balance(), "How a backend is chosen.")
     health_check: HealthCheck = _doc(HealthCheck(), "How a backend's health is found out.")
     all_down: AllDown = _doc(AllDown.TRY, "With no healthy backend: try them all the same, or reject.")
@@ -186,16 +236,21 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    idle: Seconds = _doc(15.0, "TCP_KEEPIDLE: idle time before the first probe (whole seconds).", minimum=1)
-    interval: Seconds = _doc(5.0, "TCP_KEEPINTVL: time between probes (whole seconds).", minimum=1)
-    count: int = _doc(3, "TCP_KEEPCNT: unanswered probes that end the connection.", minimum=1)
+    idle: WholeSeconds = _doc(
+        15.0, "TCP_KEEPIDLE: idle time before the first probe (whole seconds).", minimum=1, maximum=32767
+    )
+    interval: WholeSeconds = _doc(5.0, "TCP_KEEPINTVL: time between probes (whole seconds).", minimum=1, maximum=32767)
+    count: int = _doc(3, "TCP_KEEPCNT: unanswered probes that end the connection.", minimum=1, maximum=127)
 
 
 @dataclass(frozen=True, slots=True)
 class TcpSide:
     nodelay: bool = _doc(True, "TCP_NODELAY.")
     user_timeout: Seconds = _doc(
-        30.0, "TCP_USER_TIMEOUT: sent data may stay unacknowledged this long; 0: the kernel's.", minimum=0
+        30.0,
+        "TCP_USER_TIMEOUT: sent data may stay unacknowledged this long; 0: the kernel's.",
+        minimum=0,
+        maximum=86400,
     )
     keepalive: KeepAlive = _doc(KeepAlive(), "TCP keepalive probes.")
 
@@ -208,11 +263,11 @@ class Tcp:
 
 @dataclass(frozen=True, slots=True)
 class Http:
-    host: str = _doc("preserve", "Host header sent to the backend: preserve, backend (its address) or a text.")
+    host: HostText = _doc("preserve", "Host header sent to the backend: preserve, backend (its address) or a text.")
     forwarded_for: ForwardedFor = _doc(
         ForwardedFor.APPEND, "X-Forwarded-For: append the client's address, set it, or off."
     )
-    trusted_proxies: tuple[str, ...] = _doc(
+    trusted_proxies: tuple[Cidr, ...] = _doc(
         (), "CIDRs whose X-Forwarded-Proto and -Host are kept; if set, only theirs and X-Forwarded-For."
     )
     max_header: Bytes = _doc(1 << 20, "Largest request or response head.", minimum=1024)
@@ -221,14 +276,16 @@ class Http:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    name: str
-    bind: tuple[Address, ...]
-    mode: Mode
-    pool: str
+    name: Name = _required("Name in logs and metrics.", otherwise="the first bind address")
+    bind: tuple[Address, ...] = _required("IP:PORT to listen on, or a list; [::]:PORT; unix:/path.")
+    mode: Mode = _required("tcp relays bytes, TLS and all; http balances single requests.")
+    pool: Name = _required("The pool whose backends serve it.")
     freebind: bool = _doc(True, "IP_FREEBIND: bind an address that this host does not hold yet (keepalived's VIP).")
-    backlog: int = _doc(4096, "Length of the accept queue; the kernel caps it at net.core.somaxconn.", minimum=1)
+    backlog: int = _doc(
+        4096, "Length of the accept queue; the kernel caps it at net.core.somaxconn.", minimum=1, maximum=65535
+    )
     max_connections: int | None = _doc(
-        None, "Client connections per worker; unset or auto: from RLIMIT_NOFILE.", minimum=1
+        None, "Client connections per worker; auto: from RLIMIT_NOFILE.", minimum=1, word="auto"
     )
     timeouts: Timeouts = _doc(Timeouts(), "Overrides of the global timeouts.")
 
@@ -238,19 +295,22 @@ class Admin:
     bind: Address | None = _doc(
         Address("127.0.0.1:9180", "127.0.0.1", 9180),
         "Where /livez, /metrics and /status are served; off: nowhere.",
+        word="off",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class AccessLog:
-    format: str = _doc("json", "json: one object per line.")
+    format: Literal["json"] = _doc("json", "json: one object per line.")
     at: tuple[LogPoint, ...] = _doc((LogPoint.CLOSE,), "open, close or both: when a connection or request is logged.")
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    access: AccessLog | None = _doc(AccessLog(), "One line per connection (tcp) or request (http), to stdout; or off.")
-    level: str = _doc("info", "debug, info, warning or error.")
+    access: AccessLog | None = _doc(
+        AccessLog(), "One line per connection (tcp) or request (http), to stdout; or off.", word="off"
+    )
+    level: Literal["debug", "info", "warning", "error"] = _doc("info", "debug, info, warning or error.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +321,9 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    listeners: tuple[Listener, ...]
-    pools: tuple[Pool, ...]
-    workers: int = _doc(1, "Worker processes; auto is one per core.", minimum=1)
+    listeners: tuple[Listener, ...] = _required("Where clients connect.")
+    pools: tuple[Pool, ...] = _required("The backends: a mapping of a name to each pool.")
+    workers: int = _doc(1, "Worker processes; auto is one per core.", minimum=1, maximum=1024, word="auto")
     tcp: Tcp = _doc(Tcp(), "Socket options.")
     http: Http = _doc(Http(), "http mode.")
     admin: Admin = _doc(Admin(), "The admin endpoint.")

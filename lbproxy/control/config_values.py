@@ -1,0 +1,322 @@
+"""How single values are spelt in lb.yaml.
+
+Each reader takes what stood in the file and returns what the model holds, or raises ValueError with a sentence that
+says what to write instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import math
+import os
+import re
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+from lbproxy.core.config import Address, Algorithm, Balance
+
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
+_SCALES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE = re.compile(r"([0-9]{1,15}) ?(B|KiB|MiB|GiB)")
+_SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_LONGEST = 366 * 86400.0  # a longer one is a slip of the unit
+
+_NAME = re.compile(r"[A-Za-z0-9_.:/@%+~,\[\]-]{1,128}")  # every address is a name, too
+_PATH = re.compile(r"/[A-Za-z0-9_.:/@%+~,-]+")
+_HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]{1,255}")
+_TARGET = re.compile(r"/[!-~]{0,2047}")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+
+KEYED = (Algorithm.HASH, Algorithm.CONSISTENT_HASH)
+_KEY_WORDS = "remote_addr, uri, host or header:NAME"
+
+
+def spoken(value: object) -> str:
+    """A value as an operator would name it, never longer than a line."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return f'"{_shortened(value)}"'
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
+        case _:
+            return str(value)
+
+
+def _shortened(text: str) -> str:
+    escaped = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
+    return escaped if len(escaped) <= 60 else escaped[:57] + "..."
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that `word` probably means, or an empty text."""
+    return next(iter(difflib.get_close_matches(word[:80].lower(), list(known), 1, 0.6)), "")
+
+
+def boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("on", "off", "true", "false", "yes", "no"):
+        return value.lower() in ("on", "true", "yes")
+    raise ValueError(f"must be true or false (on and off will do), not {spoken(value)}")
+
+
+def whole(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"must be a whole number, not {spoken(value)}{_unquote(value)}")
+
+
+def _unquote(value: object) -> str:
+    return "; remove the quotes" if isinstance(value, str) and value.isascii() and value.isdigit() else ""
+
+
+def number(value: object) -> float | None:
+    """The value as a finite number, None if it is none."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def duration(value: object) -> float:
+    """Seconds from 2s, 500ms, 1m30s or a number of seconds."""
+    seconds = number(value)
+    if seconds is None and isinstance(value, str):
+        seconds = _duration_text(value)
+    if seconds is None:
+        raise ValueError(f"must be a duration such as 2s, 500ms, 10m or a number of seconds, not {spoken(value)}")
+    if seconds < 0:
+        raise ValueError(f"a duration cannot be negative: {spoken(value)}")
+    if seconds > _LONGEST:
+        raise ValueError(f"{spoken(value)} is longer than a year; check the unit")
+    return seconds
+
+
+def _duration_text(text: str) -> float | None:
+    parts = list(_DURATION.finditer(text))
+    if not parts or "".join(part[0] for part in parts) != text:
+        return None
+    # Division for milliseconds: 700 / 1000 is 0.7, 700 * 0.001 is not.
+    return sum(float(part[1]) / 1000 if part[2] == "ms" else float(part[1]) * _SCALES[part[2]] for part in parts)
+
+
+def whole_duration(value: object) -> float:
+    seconds = duration(value)
+    if seconds != int(seconds):
+        raise ValueError(f"must be whole seconds, not {spoken(value)}")
+    return seconds
+
+
+def size(value: object) -> int:
+    """Bytes from 64KiB, 1MiB or a number of bytes."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"must be a size such as 64KiB, 1MiB or a number of bytes, not {spoken(value)}")
+    return int(match[1]) * _SIZES[match[2]]
+
+
+def ratio(value: object) -> float:
+    """A share from 20% or 0.2."""
+    share = number(value)
+    if share is None and isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", value):
+        share = float(value[:-1]) / 100
+    if share is None or not 0 <= share <= 1:
+        raise ValueError(f"must be a share from 0% to 100%, or a number from 0 to 1, not {spoken(value)}")
+    return share
+
+
+def text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"must be a text, not {spoken(value)}{'; put it in quotes' if number(value) is not None else ''}")
+
+
+def name(value: object) -> str:
+    word = text(value)
+    if not _NAME.fullmatch(word):
+        raise ValueError(f"{spoken(word)} cannot be a name: use up to 128 letters, digits and _ . : / @ % + ~ , [ ] -")
+    return word
+
+
+def host(value: object) -> str:
+    word = text(value)
+    if not _HOST.fullmatch(word):
+        raise ValueError(f"{spoken(word)} cannot stand in a Host header: no spaces, line ends or slashes, not empty")
+    return word
+
+
+def target(value: object) -> str:
+    word = text(value)
+    if not _TARGET.fullmatch(word):
+        raise ValueError(f"{spoken(word)} cannot be requested: a path begins with / and has no spaces")
+    return word
+
+
+def token(value: object) -> str:
+    word = text(value)
+    if not _TOKEN.fullmatch(word):
+        raise ValueError(f"{spoken(word)} is no HTTP token")
+    return word
+
+
+def cidr(value: object) -> str:
+    word = text(value)
+    try:
+        loose = ipaddress.ip_network(word, strict=False)
+    except ValueError:
+        raise ValueError(f"{spoken(word)} is no address range: write 10.0.0.0/8, fd00::/8 or one address") from None
+    if "/" in word and str(loose.network_address) != str(ipaddress.ip_address(word.partition("/")[0])):
+        raise ValueError(f"{spoken(word)} has bits beyond its prefix: did you mean {loose}?")
+    return word
+
+
+def readable_file(value: object, directory: str) -> str:
+    """The path of a file that can be read, made absolute; relative ones start in `directory`."""
+    word = text(value)
+    path = os.path.join(directory, word)
+    if "\0" in word or not os.path.exists(path):
+        raise ValueError(f"the file {spoken(path)} does not exist")
+    if not os.path.isfile(path):
+        raise ValueError(f"{spoken(path)} is not a file")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"the file {spoken(path)} cannot be read by uid {os.geteuid()}; check its mode")
+    return path
+
+
+def choice(kind: type[Enum], value: object) -> Any:
+    """The member of an Enum of texts."""
+    names = [str(member.value) for member in kind]
+    return kind(one_of(names, value))
+
+
+def one_of(names: list[str], value: object) -> str:
+    if isinstance(value, bool):
+        value = next((word for word in (("on", "true") if value else ("off", "false")) if word in names), value)
+    if isinstance(value, str) and value in names:
+        return value
+    close = nearest(value, names) if isinstance(value, str) else ""
+    words = f"must be {' or '.join(', '.join(names).rsplit(', ', 1))}, not {spoken(value)}"
+    raise ValueError(f"{words}; did you mean {close}?" if close else words)
+
+
+def address(value: object) -> Address:
+    """Where to listen or dial: IPv4:PORT, [IPv6]:PORT or unix:/path."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be an address such as 10.0.1.10:6443, not {spoken(value)}{_all_addresses(value)}")
+    if value.startswith("unix:"):
+        return _unix(value)
+    return _with_port(value)
+
+
+def _all_addresses(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536:
+        return f"; for this port on every address write 0.0.0.0:{value}"
+    return ""
+
+
+def _unix(value: str) -> Address:
+    path = value.removeprefix("unix:")
+    if not _PATH.fullmatch(path):
+        raise ValueError(
+            f"{spoken(value)}: after unix: comes an absolute path of letters, digits and / . _ - @ % + ~ , :"
+        )
+    # sockaddr_un has room for 107 bytes and the final zero.
+    if len(path) > 107:
+        raise ValueError(f"{spoken(value)}: the path of a unix socket has at most 107 bytes")
+    return Address(value, path, 0, "unix")
+
+
+def _with_port(value: str) -> Address:
+    if value.startswith("["):
+        literal, bracket, rest = value[1:].partition("]")
+        if not bracket:
+            raise ValueError(f"{spoken(value)}: the ] after the IPv6 address is missing")
+        port = rest.removeprefix(":") if rest.startswith(":") or not rest else ""
+    else:
+        literal, _, port = value.rpartition(":") if ":" in value else (value, "", "")
+        if ":" in literal:
+            raise ValueError(f"{spoken(value)}: write an IPv6 address in brackets: [{literal}]:{port or 'PORT'}")
+    ip = _literal(literal, value, bracketed=value.startswith("["))
+    if not port:
+        raise ValueError(f"{spoken(value)}: the port is missing: write {value.rstrip(':')}:6443 or whichever it is")
+    return Address(value, str(ip), _port(port, value), "inet" if ip.version == 4 else "inet6")
+
+
+def _literal(literal: str, value: str, *, bracketed: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    if literal in ("", "*"):
+        port = value.rpartition(":")[2] or "PORT"
+        raise ValueError(f"{spoken(value)}: the address is missing; for every address write 0.0.0.0:{port}")
+    if "%" in literal:
+        raise ValueError(f"{spoken(value)}: addresses with a zone (%) are not supported; use a global one")
+    try:
+        ip = ipaddress.ip_address(literal)
+    except ValueError:
+        raise ValueError(f"{spoken(value)}: {_no_literal(literal)}") from None
+    if bracketed and ip.version == 4:
+        raise ValueError(f"{spoken(value)}: only IPv6 addresses stand in brackets")
+    return ip
+
+
+def _no_literal(literal: str) -> str:
+    shown = _shortened(literal)
+    if literal.isascii() and literal.isdigit():
+        return f"the address is missing; for every address write 0.0.0.0:{shown}"
+    if re.fullmatch(r"[0-9.]+", literal) or ":" in literal:
+        return f"{shown} is not a valid IP address"
+    if not re.fullmatch(r"[\w.-]+", literal):
+        return "write IP:PORT, such as 10.0.1.10:6443"
+    return (
+        f"names are not resolved, so that the balancer does not depend on DNS; write the IP address of {shown} instead"
+    )
+
+
+def _port(port: str, value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise ValueError(f"{spoken(value)}: {_shortened(port)} is not a port; ports are 1 to 65535")
+    return int(port)
+
+
+def balance(value: object) -> Balance:
+    """An algorithm's name, or {hash: KEY} or {consistent_hash: KEY}."""
+    names = [str(member.value) for member in Algorithm]
+    if isinstance(value, dict):
+        return _keyed(value)
+    algorithm = Algorithm(one_of(names, value))
+    if algorithm in KEYED:
+        raise ValueError(f"{algorithm.value} needs a key: write {{{algorithm.value}: KEY}}; KEY is {_KEY_WORDS}")
+    return Balance(algorithm)
+
+
+def _keyed(value: dict[str, object]) -> Balance:
+    keyed = [algorithm.value for algorithm in KEYED]
+    if len(value) != 1:
+        raise ValueError("a mapping here has one line: hash: KEY or consistent_hash: KEY")
+    word, key = next(iter(value.items()))
+    if word not in keyed:
+        close = nearest(word, keyed)
+        known = [str(member.value) for member in Algorithm]
+        advice = f"write balance: {word}" if word in known else f"did you mean {close}?" if close else ""
+        raise ValueError(
+            f"only hash and consistent_hash take a key, not {spoken(word)}" + (f"; {advice}" if advice else "")
+        )
+    return Balance(Algorithm(word), hash_key(key))
+
+
+def hash_key(value: object) -> str:
+    if isinstance(value, str):
+        if value in ("remote_addr", "uri", "host"):
+            return value
+        if value.startswith("header:") and _TOKEN.fullmatch(value.removeprefix("header:")):
+            return value
+    close = nearest(value, ("remote_addr", "uri", "host")) if isinstance(value, str) else ""
+    words = f"{spoken(value)} is not a key to hash: use {_KEY_WORDS}"
+    raise ValueError(f"{words}; did you mean {close}?" if close else words)

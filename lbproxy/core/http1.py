@@ -32,12 +32,14 @@ MAX_LENGTH_DIGITS = 18  # of a Content-Length: below 2**63
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.([01])").fullmatch
-_HEADER_LINE = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*").fullmatch
+# The white space around a value is stripped afterwards: with `[ \t]*` on both sides a run of blanks can be split in as
+# many ways as it is long, and 2 KB of them took seconds to refuse.
+_HEADER_LINE = re.compile(rb"(" + _TOKEN + rb"):([^\x00-\x08\x0a-\x1f\x7f]*)").fullmatch
 _ABSOLUTE = re.compile(rb"(?i)https?://([^/?#@]+)(/[^#]*|\?[^#]*)?").fullmatch
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*").fullmatch
 _LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\x00\r\n]*)?\r\n").match
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?\r").fullmatch
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r").fullmatch
 # The lines of a response head that frame it or concern only this hop, and folded lines (the first group); the
 # `[ \t]*:` is there so that no name hides behind a space.
 _RESPONSE_LINES = re.compile(
@@ -50,6 +52,10 @@ _KEEP_ALIVE = b"\r\nConnection: keep-alive"
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"})
 # Names that a Connection header may not nominate for removal: that would change what the backend understands.
 _NOT_REMOVABLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"x-forwarded-for"})
+
+
+# Names that may not stand in trailers: a recipient that merged them into the head would frame it differently.
+_NO_TRAILERS = frozenset({b"content-length", b"transfer-encoding", b"host", b"connection"})
 
 
 class BadMessageError(Exception):
@@ -105,12 +111,14 @@ def parse_request_line(line: bytes) -> RequestLine:
         raise _bad_request_line(line)
     method, target, minor = match.groups()
     host = None
+    if method == b"CONNECT":
+        raise BadMessageError("CONNECT is not for a balancer: it is no forward proxy", 405)
     if target[0] != 0x2F:
-        if method == b"CONNECT":
-            raise BadMessageError("CONNECT is not for a balancer: it is no forward proxy", 405)
         absolute = _ABSOLUTE(target)
         if absolute is not None:
             host = absolute[1]
+            if _HOST(host) is None:
+                raise BadMessageError("the host in the request target is malformed")
             target = absolute[2] or b"/"
             if target[0] != 0x2F:
                 target = b"/" + target
@@ -148,7 +156,8 @@ def parse_request_block(block: bytes, minor: int, policy: HeaderPolicy, host: by
     if nominated & _NOT_REMOVABLE:
         raise BadMessageError("the Connection header names a header that must not be removed")
     upgrade = minor == 1 and b"upgrade" in tokens and b"upgrade" in names
-    host_value = _host(lines, minor) if host is None else host
+    named = _host(lines, minor)
+    host_value = named if host is None else host
     keep: list[bytes] = []
     addresses: list[bytes] = []
     for name, value, line in lines:
@@ -159,15 +168,14 @@ def parse_request_block(block: bytes, minor: int, policy: HeaderPolicy, host: by
             if policy.keep_forwarded:
                 keep.append(line)
         elif name == b"host":
-            if policy.host == "preserve":
-                keep.append(line if host is None else b"Host: " + host)
-            elif policy.host != "backend":
-                keep.append(b"Host: " + policy.host.encode())
+            keep += _host_line(line, host, policy)
         elif name == b"te":
             if b"trailers" in _tokens(value):
                 keep.append(b"TE: trailers")
         elif (name == b"upgrade" and upgrade) or (name not in _HOP_BY_HOP and name not in nominated):
             keep.append(line)
+    if b"host" not in names:
+        keep += _host_line(None, host, policy)
     if upgrade:
         keep.append(b"Connection: Upgrade")
     if not policy.keep_forwarded or b"x-forwarded-proto" not in names:
@@ -182,7 +190,7 @@ def parse_request_block(block: bytes, minor: int, policy: HeaderPolicy, host: by
         close=b"close" in tokens,
         keep_alive=b"keep-alive" in tokens,
         upgrade=upgrade,
-        needs_host=policy.host == "backend" or (not host_value and b"host" not in names),
+        needs_host=policy.host == "backend" or (policy.host == "preserve" and not host_value and b"host" not in names),
         key=_key(lines, policy.key_header, host_value),
     )
 
@@ -198,7 +206,7 @@ def _header(line: bytes) -> _Header:
         if b"\n" in line or b"\r" in line:
             raise BadMessageError("a line ends in a bare LF or CR")
         raise BadMessageError("a header line is malformed")
-    return match[1].lower(), match[2], line
+    return match[1].lower(), match[2].strip(b" \t"), line
 
 
 def _tokens(value: bytes) -> list[bytes]:
@@ -216,6 +224,17 @@ def _host(lines: list[_Header], minor: int) -> bytes:
     if _HOST(hosts[0]) is None:
         raise BadMessageError("the Host header is malformed")
     return hosts[0]
+
+
+def _host_line(line: bytes | None, host: bytes | None, policy: HeaderPolicy) -> list[bytes]:
+    """The Host line to forward, if it is known here: the client's `line`, or as the target or the policy has it."""
+    if policy.host == "backend":
+        return []
+    if policy.host != "preserve":
+        return [b"Host: " + policy.host.encode()]
+    if host is not None:
+        return [b"Host: " + host]
+    return [] if line is None else [line]
 
 
 def _key(lines: list[_Header], name: bytes, host: bytes) -> bytes:
@@ -268,8 +287,9 @@ def parse_response_head(data: bytes, end: int) -> ResponseHead:
     line = _STATUS_LINE(data, 0, stop)
     if line is None:
         raise BadMessageError("the status line is malformed")
-    if data.count(b"\n", 0, stop) != data.count(b"\r\n", 0, stop) or data.find(0, 0, stop) >= 0:
-        raise BadMessageError("there is a bare LF or a NUL in the response head")
+    ends = data.count(b"\r\n", 0, stop)
+    if data.count(b"\n", 0, stop) != ends or data.count(b"\r", 0, stop) != ends or data.find(0, 0, stop) >= 0:
+        raise BadMessageError("there is a bare LF, a bare CR or a NUL in the response head")
     minor, status = line.groups()
     head = ResponseHead(minor[0] - 0x30, int(status))
     length = NO_LENGTH
@@ -414,5 +434,8 @@ class ChunkedWalk:
         self._trailer += len(line)
         if self._trailer > MAX_TRAILERS:
             raise BadMessageError("the trailers are too long")
-        if line[-1:] != b"\r" or _HEADER_LINE(line[:-1]) is None:
+        match = _HEADER_LINE(line[:-1])
+        if line[-1:] != b"\r" or match is None:
             raise BadMessageError("a trailer line is malformed")
+        if match[1].lower() in _NO_TRAILERS:
+            raise BadMessageError("a trailer line says what only a head may (RFC 9110, 6.5.1)")

@@ -18,7 +18,7 @@ from lbproxy.dataplane.sockets import reset_on_close
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
 if TYPE_CHECKING:
-    from lbproxy.dataplane.exchange import HttpConnection
+    from lbproxy.dataplane.exchange import Exchange
 
 CHUNK = 65536  # bytes per recv()
 TURNS = 16  # full reads before other connections get a turn
@@ -42,24 +42,24 @@ class BackendConnection:
         "born",
         "client",
         "deadline",
+        "filed",
         "left",
         "out",
         "peer",
         "requests",
-        "slot",
         "sock",
     )
 
     def __init__(self, reactor: Reactor, sock: socket.socket, peer: Peer, idle: Idle, max_header: int) -> None:
         self.sock = sock
         self.peer = peer
-        self.client: HttpConnection | None = None
+        self.client: Exchange | None = None
         self.out = b""  # what the backend has not taken yet
         self.left = HEAD  # bytes of the response's body still to come, or HEAD, CHUNKED, UNTIL_CLOSE
         self.requests = 0
         self.born = reactor.timers.now
         self.deadline = NEVER
-        self.slot = UNFILED
+        self.filed = UNFILED
         self._reactor = reactor
         self._recv = sock.recv
         self._send = sock.send
@@ -73,7 +73,7 @@ class BackendConnection:
 
     # -- the request's way ---------------------------------------------------------------------------------------
 
-    def begin(self, client: HttpConnection) -> None:
+    def begin(self, client: Exchange) -> None:
         """Serve this client's exchange."""
         self.client = client
         self.left = HEAD
@@ -129,7 +129,7 @@ class BackendConnection:
                 self._on_eof()
                 return
             if self.left == HEAD:
-                self._on_head_bytes(self._buffer + data if self._buffer else data)
+                self._on_head_bytes(data)
             else:
                 self._on_body(data)
             if self.client is not client or (len(data) < CHUNK and not self._hung_up):
@@ -201,22 +201,24 @@ class BackendConnection:
 
     def _on_head_bytes(self, data: bytes) -> None:
         client = self.client
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
         while client is not None and self.client is client and self.left == HEAD:
             end = data.find(b"\r\n\r\n")
             if end < 0:
                 if len(data) > self._max_header:
                     client.on_bad_response("its head is larger than http.max_header")
-                    return
-                self._buffer = data
+                else:
+                    self._buffer = data
                 return
-            self._buffer = b""
             try:
                 head = parse_response_head(data, end)
             except BadMessageError as error:
                 client.on_bad_response(error.reason)
                 return
             if head.status >= 200:
-                self._on_final_head(head, data, end + 4)
+                self._on_final_head(client, head, data, end + 4)
                 return
             if head.status == 101:
                 client.on_switching_protocols(data[: end + 4], data[end + 4 :])
@@ -226,9 +228,7 @@ class BackendConnection:
             if not data:
                 return
 
-    def _on_final_head(self, head: ResponseHead, data: bytes, body: int) -> None:
-        client = self.client
-        assert client is not None
+    def _on_final_head(self, client: Exchange, head: ResponseHead, data: bytes, body: int) -> None:
         if client.method == "HEAD" or head.status in (204, 304):
             head.length = 0
         self.left = head.length
@@ -261,7 +261,7 @@ class BackendConnection:
         if not self.left and self.client is client:
             client.on_response_end()
 
-    def _chunked(self, client: HttpConnection, data: bytes, start: int) -> bytes:
+    def _chunked(self, client: Exchange, data: bytes, start: int) -> bytes:
         """Walk over a piece of a chunked body; what of it goes to the client."""
         assert self._walk is not None
         sink = [data[:start]] if client.wants_plain_body else None

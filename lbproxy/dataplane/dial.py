@@ -40,9 +40,9 @@ class Dial:
         "_started",
         "_timeouts",
         "deadline",
+        "filed",
         "peer",
         "selection",
-        "slot",
     )
 
     def __init__(
@@ -59,7 +59,7 @@ class Dial:
         self.selection = selection
         self.peer: Peer | None = None
         self.deadline = NEVER
-        self.slot = UNFILED
+        self.filed = UNFILED
         self._reactor = reactor
         self._side = side
         self._timeouts = timeouts

@@ -1,11 +1,8 @@
-"""A client connection in http mode, and the exchange (request and response) under way on it.
+"""One exchange: a request, the backend that answers it, and the response.
 
-Life of an exchange: parse the head → pick → take an idle backend connection or dial → forward the head, and the body
-as it comes → forward the response as it comes → give the backend connection back → next request. Bodies are never
-held: what one side does not take stops the reading from the other.
-
-The hot path is a request without a body on a kept connection: two dictionary look-ups instead of a parse, one send,
-and for the answer one scan, one send. Whatever is rarer is kept out of that path in methods of its own.
+Pick → take an idle backend connection or dial → forward the head, and the body as it comes → forward the response as
+it comes → give the backend connection back. Bodies are never held: what one side does not take stops the reading
+from the other.
 
 What may be sent again (RFC 9110, 9.2.2; what client-go does): any request of which no byte went to a backend; once,
 one without a body and with a method of retry.methods, when its backend connection died before the first byte of the
@@ -33,12 +30,11 @@ from lbproxy.core.pool import Peer, Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.backend import CHUNK, TURNS, BackendConnection
 from lbproxy.dataplane.dial import Dial
-from lbproxy.dataplane.heads import HeadCache, not_http
 from lbproxy.dataplane.listener import Listener
-from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP
-from lbproxy.dataplane.relay import QUARTERS, Relay
+from lbproxy.dataplane.relay import QUARTERS
 from lbproxy.dataplane.sockets import reset_on_close
 from lbproxy.dataplane.timers import NEVER, UNFILED
+from lbproxy.dataplane.upgrade import UpgradedRelay
 
 # Phases of a client connection.
 READING = 0  # between requests, or in the middle of a request's head
@@ -46,12 +42,13 @@ EXCHANGE = 1
 LINGER = 2  # answered and shut down; what the client still sends is read and dropped, so that it can read our answer
 CLOSED = 3
 
-LINGER_TIME = 2.0  # seconds
-GONE = ERR | HUP
 
+class Exchange:
+    """The part of a client connection that lives from a request's head to the end of its response.
 
-class HttpConnection:
-    """One client. Made by the listener for each accepted socket."""
+    It is a base class and not an object of its own because one more object and one more hop per request cost more
+    than the whole look-up of the head. The connection gives it `write`, `next_request` and `close_now`.
+    """
 
     __slots__ = (
         "_backend",
@@ -61,8 +58,6 @@ class HttpConnection:
         "_bytes_out",
         "_close",
         "_dial",
-        "_heads",
-        "_hung_up",
         "_in",
         "_ip",
         "_long",
@@ -70,24 +65,22 @@ class HttpConnection:
         "_quiet",
         "_readable",
         "_recv",
-        "_requests",
         "_retried",
         "_seen",
         "_selection",
-        "_send",
         "_started",
         "_status",
         "_tail",
         "_walk",
         "block",
         "deadline",
+        "filed",
         "line",
         "listener",
         "method",
         "out",
         "peer",
         "phase",
-        "slot",
         "sock",
         "wants_plain_body",
     )
@@ -98,22 +91,18 @@ class HttpConnection:
         self.phase = READING
         self.out = b""  # what the client has not taken yet
         self.deadline = NEVER
-        self.slot = UNFILED
+        self.filed = UNFILED
         self.line: RequestLine | None = None
         self.block: RequestBlock | None = None
         self.method = ""
         self.peer: Peer | None = None
         self.wants_plain_body = False  # an HTTP/1.0 client gets a chunked body without its framing
         self._recv = sock.recv
-        self._send = sock.send
         self._ip = ip
         self._port = port
-        self._heads: HeadCache = listener.heads.for_client(ip)
-        self._tail = self._heads.tail(ip)
+        self._tail = b""  # the end of a forwarded head
         self._in = b""  # received and not yet parsed
-        self._readable = False  # an event came while nothing was being read
-        self._hung_up = False  # the client has sent FIN
-        self._requests = 0
+        self._readable = False  # there may be more to receive, and no event will say so
         self._selection: Selection | None = None
         self._backend: BackendConnection | None = None
         self._dial: Dial | None = None
@@ -129,165 +118,38 @@ class HttpConnection:
         self._bytes_out = 0
         self._seen = -1
         self._quiet = 0
-        listener.timers.arm(self, listener.timeouts.request_header)
-        listener.reactor.add(sock.fileno(), self.on_event)
 
-    # -- events --------------------------------------------------------------------------------------------------
+    # -- what the connection does -------------------------------------------------------------------------------
 
     def on_event(self, events: int) -> None:
-        if events & OUT and self.out:
-            self._flush()
-        if events == OUT:
-            return
-        if events & RDHUP:
-            self._hung_up = True
-        if self.phase == READING and not self.out:
-            self._read()
-        elif self.phase == EXCHANGE:
-            self._readable = True
-            if self._body_left and self._backend is not None:
-                self._pump_body()
-            elif events & GONE or (self._hung_up and self._long):
-                self._client_gone()
-        elif self.phase == LINGER:
-            self._drop_input()
-        else:
-            self._readable = True
+        """The client's socket is ready."""
+        raise NotImplementedError
 
     def on_timeout(self) -> None:
-        if self.phase == READING:
-            if self._in:
-                self._refuse(
-                    BadMessageError("the request's head took too long", 408), Termination.CLIENT_TIMEOUT_REQUEST
-                )
-            else:
-                self._close_now()
-        elif self.phase == LINGER:
-            self._close_now()
-        elif self._status:
-            self._on_idle_quarter()
-        else:
-            self._on_response_timeout()
+        """The deadline has passed."""
+        raise NotImplementedError
 
     def on_bug(self) -> None:
-        self.close(Termination.INTERNAL)
+        """A callback raised what it should not: end this connection."""
+        raise NotImplementedError
 
-    def drain(self) -> None:
-        """Close when idle, else after the response under way."""
-        self._close = True
-        if self.phase == READING and not self._in:
-            self._close_now()
+    def write(self, data: bytes) -> None:
+        """Send to the client; what it does not take is kept, and the backend is not read until it is gone."""
+        raise NotImplementedError
 
-    def close(self, termination: Termination) -> None:
-        """End now, whatever is under way."""
-        if self.phase == EXCHANGE:
-            self._abort(termination, reset=True)
-        else:
-            self._close_now()
+    def next_request(self) -> None:
+        """The exchange is over: close, or read the next request."""
+        raise NotImplementedError
 
-    # -- reading requests ----------------------------------------------------------------------------------------
-
-    def _read(self) -> None:
-        while True:
-            try:
-                data = self._recv(CHUNK)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._on_eof_between()
-                return
-            # After a full read there may be more, and edge-triggered epoll will not say so again.
-            self._readable = len(data) == CHUNK
-            known = len(self._in)
-            self._in = self._in + data if known else data
-            self._parse(max(known - 3, 0))
-            if self.phase != READING or self.out or not (self._hung_up or self._readable):
-                return
-
-    def _on_eof_between(self) -> None:
-        if self._in:
-            self._count(Termination.CLIENT_ABORT_REQUEST)
-        self._close_now()
-
-    def _parse(self, search_from: int = 0) -> None:
-        """Begin the next exchange if its head is there."""
-        data = self._in
-        end = data.find(b"\r\n\r\n", search_from)
-        if end < 0:
-            self._wait_for_head(data)
-            return
-        eol = data.find(b"\r\n")
-        if not eol:  # empty lines before the request line are ignored (RFC 9112, 2.2)
-            self._in = data.lstrip(b"\r\n")
-            self._parse()
-            return
-        heads = self._heads
-        line = heads.lines.get(data[:eol])
-        block = heads.blocks.get(data[eol + 2 : end])
-        if line is None or block is None or not line.minor or line.host is not None:
-            try:
-                if end > self.listener.full_config.http.max_header:
-                    raise BadMessageError("the request's head is larger than http.max_header", 431)
-                line = heads.line(data[:eol])
-                block = heads.block(line, data[eol + 2 : end])
-            except BadMessageError as error:
-                self._refuse(error, Termination.BAD_REQUEST)
-                return
-        self._in = data[end + 4 :]
-        self._begin(line, block)
-
-    def _wait_for_head(self, data: bytes) -> None:
-        listener = self.listener
-        newline = data.find(b"\n")
-        if len(data) > listener.full_config.http.max_header:
-            self._refuse(
-                BadMessageError("the request's head is larger than http.max_header", 431), Termination.BAD_REQUEST
-            )
-        elif newline > 0 and data[newline - 1] != 0x0D:
-            self._refuse(BadMessageError("a line ends in a bare LF"), Termination.BAD_REQUEST)
-        elif data[:1] < b"!" and not b"\r\n".startswith(data[:2]):
-            self._refuse(not_http(data), Termination.BAD_REQUEST)
-        elif not self._started:
-            self._started = listener.timers.now
-            listener.timers.arm(self, listener.timeouts.request_header)
-
-    def _begin(self, line: RequestLine, block: RequestBlock) -> None:
-        listener = self.listener
-        timers = listener.timers
-        self.phase = EXCHANGE
-        self.line = line
-        self.block = block
-        self.method = line.method
-        self._requests += 1
-        self._started = timers.now
-        self._status = 0
-        self._bytes_in = self._bytes_out = 0
-        self._retried = False
-        self._long = line.long_stream
-        self._body_left = self._body_size = block.length
-        if block.close or listener.draining or (not line.minor and not block.keep_alive):
-            self._close = True
-        if block.length:
-            limit = listener.full_config.http.max_body
-            if limit and block.length > limit:
-                self._own_answer(413, f"the request body is larger than {limit} bytes", Termination.BAD_REQUEST)
-                return
-            if block.length == CHUNKED:
-                self._walk = ChunkedWalk()
-        key = b""
-        if listener.key:
-            key = {"remote_addr": self._ip.encode(), "uri": line.target}.get(listener.key, block.key)
-        self._selection = selection = listener.pool.select(self._ip, key)
-        self._choose(selection)
+    def close_now(self) -> None:
+        """Close the client's socket."""
+        raise NotImplementedError
 
     # -- a backend -----------------------------------------------------------------------------------------------
 
-    def _choose(self, selection: Selection) -> None:
+    def choose(self, selection: Selection) -> None:
         """Pick, and go on with an idle connection or a new one."""
-        listener = self.listener
-        peer = selection.pick(listener.reactor.second)
+        peer = selection.pick(self.listener.reactor.second)
         if peer is None:
             self._on_dial_failed(Termination.NO_BACKEND)
             return
@@ -342,16 +204,26 @@ class HttpConnection:
         assert block is not None
         self._backend = backend
         self.peer = peer
-        stats = peer.stats
-        stats.total += 1
+        peer.stats.total += 1
         if self._long:
-            stats.long_streams += 1
+            peer.stats.long_streams += 1
         backend.begin(self)
         if block.needs_host:
             head = line.forward + b"Host: " + peer.address.text.encode() + b"\r\n" + block.forward + self._tail
         else:
             head = line.forward + block.forward + self._tail
-        if self._body_left and self._in:
+        if self._body_left:
+            self._attach_body(backend, head)
+            return
+        try:
+            if backend.write(head) and not self._long:
+                # The same as _on_request_sent, without the call.
+                self.listener.timers.arm(self, self.listener.timeouts.response_header)
+        except OSError:
+            self.on_backend_gone(answered=False, reset=True, sent=False)
+
+    def _attach_body(self, backend: BackendConnection, head: bytes) -> None:
+        if self._in:
             data, self._in = self._in, b""
             body = self._take_body(data)
             if self.phase != EXCHANGE or self._status:
@@ -362,10 +234,11 @@ class HttpConnection:
         except OSError:
             self.on_backend_gone(answered=False, reset=True, sent=False)
             return
+        if not written:
+            return
         if not self._body_left:
-            if written:
-                self._on_request_sent()
-        elif written and self._readable:
+            self._on_request_sent()
+        elif self._readable:
             self._pump_body()
 
     def _on_request_sent(self) -> None:
@@ -467,8 +340,7 @@ class HttpConnection:
         self._status = status = head.status
         self.deadline = NEVER
         selection.succeed(peer, listener.reactor.second)
-        responses = listener.stats.responses
-        responses[status // 100] = responses.get(status // 100, 0) + 1
+        listener.classes[status // 100] += 1
         if listener.timeouts.idle:
             self._seen, self._quiet = -1, 0
             listener.timers.arm(self, listener.timeouts.idle / QUARTERS)
@@ -494,35 +366,18 @@ class HttpConnection:
         if self.line.minor:
             self.write(head)
 
-    def write(self, data: bytes) -> None:
-        """Send to the client; what it does not take is kept, and the backend is not read until it is gone."""
-        if self.out:
-            self.out += data
-            return
-        size = len(data)
-        self._bytes_out += size
-        try:
-            sent = self._send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._client_gone()
-            return
-        if sent < size:
-            self.out = data[sent:]
-
     def on_response_end(self) -> None:
         """The response is complete: give the backend back and turn to the next request."""
         backend = self._backend
         assert backend is not None
+        self._backend = None
+        self._release_peer()
         if self._body_left:
-            self._drop_backend(reset=False)
+            backend.close()
         else:
-            self._release_peer()
-            self._backend = None
             backend.release()
         self._finish(Termination.NORMAL)
-        self._next()
+        self.next_request()
 
     def on_switching_protocols(self, head: bytes, rest: bytes) -> None:
         """101: from here on it is a relay, with whatever came behind the two heads."""
@@ -535,8 +390,7 @@ class HttpConnection:
             return
         self._status = 101
         self.deadline = NEVER
-        responses = self.listener.stats.responses
-        responses[1] = responses.get(1, 0) + 1
+        self.listener.classes[1] += 1
         forward = response_head_to_forward(head, chunked=False, upgrade=True, connection=b"")
         sock, to_backend = backend.hand_over()
         self._backend = None
@@ -573,12 +427,13 @@ class HttpConnection:
             self._detach(backend)
             if reused:
                 # An idle connection that was closed meanwhile says nothing about the backend: dial the same one.
-                self._count_long_end(peer)
+                if self._long:
+                    peer.stats.long_streams -= 1
                 self.peer = None
                 self._dial_to(selection, peer)
             else:
                 self._blame("the connection broke before an answer")
-                self._choose(selection)
+                self.choose(selection)
             return
         self._blame("the connection broke before an answer")
         self._detach(backend)
@@ -624,7 +479,8 @@ class HttpConnection:
         """A passive failure of the current backend; its place in the selection is given back."""
         listener, peer = self.listener, self.peer
         if peer is not None and self._selection is not None:
-            self._count_long_end(peer)
+            if self._long:
+                peer.stats.long_streams -= 1
             peer.stats.failed += 1
             self._selection.fail(peer, listener.reactor.second)
             listener.report(peer, reason)
@@ -633,14 +489,12 @@ class HttpConnection:
     def _release_peer(self) -> None:
         peer, selection = self.peer, self._selection
         if peer is not None and selection is not None:
-            self._count_long_end(peer)
-            peer.stats.bytes_in += self._bytes_in
-            peer.stats.bytes_out += self._bytes_out
+            stats = peer.stats
+            if self._long:
+                stats.long_streams -= 1
+            stats.bytes_in += self._bytes_in
+            stats.bytes_out += self._bytes_out
             selection.release(peer)
-
-    def _count_long_end(self, peer: Peer) -> None:
-        if self._long:
-            peer.stats.long_streams -= 1
 
     def _detach(self, backend: BackendConnection) -> None:
         """Close the backend connection, keeping the exchange."""
@@ -654,18 +508,6 @@ class HttpConnection:
             backend.close(reset=reset)
         self._release_peer()
 
-    def _refuse(self, error: BadMessageError, termination: Termination) -> None:
-        """Answer a request that could not be read; nothing after it can be."""
-        self.phase = EXCHANGE
-        self.line = self.block = None
-        self.method = ""
-        self._close = True
-        self._body_left = UNTIL_CLOSE
-        self._bytes_in = self._bytes_out = self._status = 0
-        self._long = False
-        self._started = self._started or self.listener.timers.now
-        self._own_answer(error.status, error.reason, termination)
-
     def _own_answer(self, code: int, message: str, termination: Termination, *, not_sent: bool = False) -> None:
         """Answer in the backend's place; then the next request, if this one has been read to its end."""
         if self._backend is not None:
@@ -674,8 +516,7 @@ class HttpConnection:
         self._status = code
         if self._body_left:
             self._close = True
-        stats = self.listener.stats
-        stats.responses[code // 100] = stats.responses.get(code // 100, 0) + 1
+        self.listener.classes[code // 100] += 1
         self.write(
             status_response(
                 code, f"lbproxy: {message}", not_sent=not_sent, close=self._close, head=self.method == "HEAD"
@@ -683,7 +524,7 @@ class HttpConnection:
         )
         if self.phase == EXCHANGE:
             self._finish(termination)
-            self._next()
+            self.next_request()
 
     def _abort(self, termination: Termination, *, reset: bool) -> None:
         """End the exchange and the connection."""
@@ -697,9 +538,9 @@ class HttpConnection:
         self._finish(termination)
         if reset:
             reset_on_close(self.sock)
-        self._close_now()
+        self.close_now()
 
-    # -- the end of an exchange, and of the connection -----------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------------
 
     def _finish(self, termination: Termination) -> None:
         """Count and log one request."""
@@ -708,15 +549,12 @@ class HttpConnection:
         stats.requests += 1
         stats.bytes_in += self._bytes_in
         stats.bytes_out += self._bytes_out
-        self._count(termination)
+        listener.count_end(termination)
         access = listener.access
         if access is not None and access.at_close:
             self._log(termination)
         self.peer = None
         self._selection = None
-
-    def _count(self, termination: Termination) -> None:
-        self.listener.count_end(termination)
 
     def _log(self, termination: Termination) -> None:
         """The access-log line of this request."""
@@ -741,111 +579,3 @@ class HttpConnection:
         self._bytes_out += bytes_out
         self._release_peer()
         self._finish(termination)
-
-    def _next(self) -> None:
-        """After an exchange: close, or read the next request."""
-        if self.phase != EXCHANGE:
-            return
-        self.phase = READING
-        if self.out:
-            self._wait_for_request()
-            return  # _flush comes back here
-        if self._close:
-            self._close_gently()
-            return
-        self._wait_for_request()
-        if self._in:
-            self._parse()
-        if self.phase == READING and not self.out and (self._readable or self._hung_up):
-            self._read()
-
-    def _wait_for_request(self) -> None:
-        self._started = 0.0
-        listener = self.listener
-        listener.timers.arm(self, listener.timeouts.keepalive)
-
-    def _flush(self) -> None:
-        data, self.out = self.out, b""
-        self._bytes_out -= len(data)  # write() counts it again
-        self.write(data)
-        if self.out or self.phase == CLOSED:
-            return
-        if self.phase == EXCHANGE:
-            if self._backend is not None:
-                self._backend.read()
-        elif self.phase == READING:
-            self.phase = EXCHANGE
-            self._next()
-
-    def _close_gently(self) -> None:
-        """Close so that the client can read the answer: a RST for bytes that nobody read would destroy it."""
-        if not self._body_left and not self._readable:
-            self._close_now()
-            return
-        self.phase = LINGER
-        self._in = b""
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._close_now()
-            return
-        self.listener.timers.arm(self, LINGER_TIME)
-        self._drop_input()
-
-    def _drop_input(self) -> None:
-        for _ in range(TURNS):
-            try:
-                if not self._recv(CHUNK):
-                    self._close_now()
-                    return
-            except BlockingIOError:
-                return
-            except OSError:
-                self._close_now()
-                return
-        self.listener.reactor.again(self.on_event)
-
-    def _close_now(self) -> None:
-        if self.phase == CLOSED:
-            return
-        self.phase = CLOSED
-        self.deadline = NEVER
-        self.out = self._in = b""
-        self.listener.reactor.close(self.sock)
-        self.listener.connections.discard(self)
-
-
-class UpgradedRelay(Relay):
-    """What an exchange becomes after 101."""
-
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: HttpConnection, backend: socket.socket) -> None:
-        listener = exchange.listener
-        super().__init__(listener.reactor, listener.timeouts.idle, listener.timeouts.half_close)
-        self._exchange = exchange
-        self.join(exchange.sock, backend)
-        handlers = listener.reactor.handlers
-        handlers[exchange.sock.fileno()] = self.client.on_event
-        handlers[backend.fileno()] = self.backend.on_event
-
-    def start(self, to_client: bytes, to_backend: bytes) -> None:
-        """Send what was held, then move whatever has arrived meanwhile."""
-        self.client.pending = to_client
-        self.backend.pending = to_backend
-        self.client.bytes_read, self.backend.bytes_read = len(to_backend), len(to_client)
-        self.client.flush()
-        if to_backend:
-            self.backend.flush()
-        elif self.open:
-            self.client.pump(IN | RDHUP)
-
-    def drain(self) -> None:
-        """Nothing to do: a relay ends when its ends do."""
-
-    def close(self, termination: Termination) -> None:
-        self.end(termination)
-
-    def on_end(self, termination: Termination) -> None:
-        self._exchange.end_upgraded(self.client.bytes_read, self.backend.bytes_read, termination)
-        self._exchange.listener.connections.discard(self)

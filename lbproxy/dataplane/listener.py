@@ -48,11 +48,13 @@ class Listener:
         "_sockets",
         "accept_paused",
         "access",
+        "classes",
         "config",
         "connections",
         "deadline",
         "draining",
         "ended_normally",
+        "filed",
         "full_config",
         "heads",
         "key",
@@ -62,7 +64,6 @@ class Listener:
         "pool",
         "reactor",
         "report",
-        "slot",
         "stats",
         "timeouts",
         "timers",
@@ -92,12 +93,13 @@ class Listener:
         self.connections: set[Connection] = set()
         self.draining = False
         self.accept_paused = 0
+        self.classes = [0] * 6  # responses by status // 100
         self.ended_normally = 0
         self.no_backend = 0  # picks that found nobody
         self.key = pool.config.balance.key  # remote_addr, uri, host, header:NAME or ""
         self.heads = Heads(full_config.http, self.key.removeprefix("header:") if self.key != "uri" else "")
         self.deadline = NEVER
-        self.slot = UNFILED
+        self.filed = UNFILED
         self.label = f'"listener":"{config.name}","pool":"{pool.name}"'
         self._make = make
         self._sockets: list[socket.socket] = []
@@ -131,6 +133,7 @@ class Listener:
         """The counters, complete."""
         self.stats.active = len(self.connections)
         self.stats.terminations[NORMAL.value] = self.ended_normally
+        self.stats.responses = {number: count for number, count in enumerate(self.classes) if count}
         return self.stats
 
     def on_timeout(self) -> None:

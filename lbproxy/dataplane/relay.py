@@ -140,19 +140,19 @@ class Relay:
         "backend",
         "client",
         "deadline",
+        "filed",
         "half_close_timeout",
         "idle_timeout",
         "open",
         "peer",
         "reactor",
         "selection",
-        "slot",
     )
 
     def __init__(self, reactor: Reactor, idle_timeout: float, half_close_timeout: float) -> None:
         self.reactor = reactor
         self.deadline = NEVER
-        self.slot = UNFILED
+        self.filed = UNFILED
         self.open = True
         self.idle_timeout = idle_timeout
         self.half_close_timeout = half_close_timeout

@@ -21,7 +21,7 @@ from lbproxy.core.config import Config, Mode
 from lbproxy.core.pool import Peer, Pool
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.access_log import AccessLog
-from lbproxy.dataplane.exchange import HttpConnection
+from lbproxy.dataplane.client import HttpConnection
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.reactor import Reactor
 from lbproxy.dataplane.tcp import TcpConnection

@@ -1,0 +1,297 @@
+"""A client connection in http mode: reading requests, writing responses, and closing so that both are seen.
+
+The hot path is a request without a body on a kept connection: two dictionary look-ups instead of a parse, one send,
+and for the answer one scan, one send. Whatever is rarer is kept out of that path in methods of its own.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from lbproxy.core.http1 import (
+    CHUNKED,
+    UNTIL_CLOSE,
+    BadMessageError,
+    ChunkedWalk,
+    RequestBlock,
+    RequestLine,
+)
+from lbproxy.core.termination import Termination
+from lbproxy.dataplane.backend import CHUNK, TURNS
+from lbproxy.dataplane.exchange import CLOSED, EXCHANGE, LINGER, READING, Exchange
+from lbproxy.dataplane.heads import HeadCache, not_http
+from lbproxy.dataplane.listener import Listener
+from lbproxy.dataplane.reactor import ERR, HUP, OUT, RDHUP
+from lbproxy.dataplane.timers import NEVER
+
+LINGER_TIME = 2.0  # seconds
+GONE = ERR | HUP
+
+
+class HttpConnection(Exchange):
+    """One client. Made by the listener for each accepted socket."""
+
+    __slots__ = ("_heads", "_hung_up", "_requests", "_send")
+
+    def __init__(self, listener: Listener, sock: socket.socket, ip: str, port: int) -> None:
+        super().__init__(listener, sock, ip, port)
+        self._send = sock.send
+        self._heads: HeadCache = listener.heads.for_client(ip)
+        self._tail = self._heads.tail(ip)
+        self._hung_up = False  # the client has sent FIN
+        self._requests = 0
+        listener.timers.arm(self, listener.timeouts.request_header)
+        listener.reactor.add(sock.fileno(), self.on_event)
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def on_event(self, events: int) -> None:
+        if events & OUT and self.out:
+            self._flush()
+        if events == OUT:
+            return
+        if events & RDHUP:
+            self._hung_up = True
+        if self.phase == READING and not self.out:
+            self._read()
+        elif self.phase == EXCHANGE:
+            self._readable = True
+            if self._body_left and self._backend is not None:
+                self._pump_body()
+            elif events & GONE or (self._hung_up and self._long):
+                self._client_gone()
+        elif self.phase == LINGER:
+            self._drop_input()
+        else:
+            self._readable = True
+
+    def on_timeout(self) -> None:
+        if self.phase == READING:
+            if self._in:
+                self._refuse(
+                    BadMessageError("the request's head took too long", 408), Termination.CLIENT_TIMEOUT_REQUEST
+                )
+            else:
+                self.close_now()
+        elif self.phase == LINGER:
+            self.close_now()
+        elif self._status:
+            self._on_idle_quarter()
+        else:
+            self._on_response_timeout()
+
+    def on_bug(self) -> None:
+        self.close(Termination.INTERNAL)
+
+    def drain(self) -> None:
+        """Close when idle, else after the response under way."""
+        self._close = True
+        if self.phase == READING and not self._in:
+            self.close_now()
+
+    def close(self, termination: Termination) -> None:
+        """End now, whatever is under way."""
+        if self.phase == EXCHANGE:
+            self._abort(termination, reset=True)
+        else:
+            self.close_now()
+
+    # -- reading requests ----------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = self._recv(CHUNK)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._on_eof_between()
+                return
+            # After a full read there may be more, and edge-triggered epoll will not say so again.
+            self._readable = len(data) == CHUNK
+            known = len(self._in)
+            self._in = self._in + data if known else data
+            self._parse(max(known - 3, 0))
+            if self.phase != READING or self.out or not (self._hung_up or self._readable):
+                return
+
+    def _on_eof_between(self) -> None:
+        if self._in:
+            self.listener.count_end(Termination.CLIENT_ABORT_REQUEST)
+        self.close_now()
+
+    def _parse(self, search_from: int = 0) -> None:
+        """Begin the next exchange if its head is there."""
+        data = self._in
+        end = data.find(b"\r\n\r\n", search_from)
+        if end < 0:
+            self._wait_for_head(data)
+            return
+        eol = data.find(b"\r\n")
+        if not eol:  # empty lines before the request line are ignored (RFC 9112, 2.2)
+            self._in = data.lstrip(b"\r\n")
+            self._parse()
+            return
+        heads = self._heads
+        line = heads.lines.get(data[:eol])
+        block = heads.blocks.get(data[eol + 2 : end])
+        if line is None or block is None or not line.minor or line.host is not None:
+            try:
+                if end > self.listener.full_config.http.max_header:
+                    raise BadMessageError("the request's head is larger than http.max_header", 431)
+                line = heads.line(data[:eol])
+                block = heads.block(line, data[eol + 2 : end])
+            except BadMessageError as error:
+                self._refuse(error, Termination.BAD_REQUEST)
+                return
+        self._in = data[end + 4 :]
+        self._begin(line, block)
+
+    def _wait_for_head(self, data: bytes) -> None:
+        listener = self.listener
+        newline = data.find(b"\n")
+        if len(data) > listener.full_config.http.max_header:
+            self._refuse(
+                BadMessageError("the request's head is larger than http.max_header", 431), Termination.BAD_REQUEST
+            )
+        elif newline > 0 and data[newline - 1] != 0x0D:
+            self._refuse(BadMessageError("a line ends in a bare LF"), Termination.BAD_REQUEST)
+        elif data[:1] < b"!" and not b"\r\n".startswith(data[:2]):
+            self._refuse(not_http(data), Termination.BAD_REQUEST)
+        elif not self._started:
+            self._started = listener.timers.now
+            listener.timers.arm(self, listener.timeouts.request_header)
+
+    def _begin(self, line: RequestLine, block: RequestBlock) -> None:
+        listener = self.listener
+        timers = listener.timers
+        self.phase = EXCHANGE
+        self.line = line
+        self.block = block
+        self.method = line.method
+        self._requests += 1
+        self._started = timers.now
+        self._status = 0
+        self._bytes_in = self._bytes_out = 0
+        self._retried = False
+        self._long = line.long_stream
+        self._body_left = self._body_size = block.length
+        if block.close or listener.draining or (not line.minor and not block.keep_alive):
+            self._close = True
+        if block.length:
+            limit = listener.full_config.http.max_body
+            if limit and block.length > limit:
+                self._own_answer(413, f"the request body is larger than {limit} bytes", Termination.BAD_REQUEST)
+                return
+            if block.length == CHUNKED:
+                self._walk = ChunkedWalk()
+        key = b""
+        if listener.key:
+            key = {"remote_addr": self._ip.encode(), "uri": line.target}.get(listener.key, block.key)
+        self._selection = selection = listener.pool.select(self._ip, key)
+        self.choose(selection)
+
+    def _refuse(self, error: BadMessageError, termination: Termination) -> None:
+        """Answer a request that could not be read; nothing after it can be."""
+        self.phase = EXCHANGE
+        self.line = self.block = None
+        self.method = ""
+        self._close = True
+        self._body_left = UNTIL_CLOSE
+        self._bytes_in = self._bytes_out = self._status = 0
+        self._long = False
+        self._started = self._started or self.listener.timers.now
+        self._own_answer(error.status, error.reason, termination)
+
+    # -- writing, and the end -------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send to the client; what it does not take is kept, and the backend is not read until it is gone."""
+        if self.out:
+            self.out += data
+            return
+        size = len(data)
+        self._bytes_out += size
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._client_gone()
+            return
+        if sent < size:
+            self.out = data[sent:]
+
+    def _flush(self) -> None:
+        data, self.out = self.out, b""
+        self._bytes_out -= len(data)  # write() counts it again
+        self.write(data)
+        if self.out or self.phase == CLOSED:
+            return
+        if self.phase == EXCHANGE:
+            if self._backend is not None:
+                self._backend.read()
+        elif self.phase == READING:
+            self.phase = EXCHANGE
+            self.next_request()
+
+    def next_request(self) -> None:
+        """After an exchange: close, or read the next request."""
+        if self.phase != EXCHANGE:
+            return
+        self.phase = READING
+        if self.out:
+            self._wait_for_request()
+            return  # _flush comes back here
+        if self._close:
+            self._close_gently()
+            return
+        self._wait_for_request()
+        if self._in:
+            self._parse()
+        if self.phase == READING and not self.out and (self._readable or self._hung_up):
+            self._read()
+
+    def _wait_for_request(self) -> None:
+        self._started = 0.0
+        listener = self.listener
+        listener.timers.arm(self, listener.timeouts.keepalive)
+
+    def _close_gently(self) -> None:
+        """Close so that the client can read the answer: a RST for bytes that nobody read would destroy it."""
+        if not self._body_left and not self._readable:
+            self.close_now()
+            return
+        self.phase = LINGER
+        self._in = b""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close_now()
+            return
+        self.listener.timers.arm(self, LINGER_TIME)
+        self._drop_input()
+
+    def _drop_input(self) -> None:
+        for _ in range(TURNS):
+            try:
+                if not self._recv(CHUNK):
+                    self.close_now()
+                    return
+            except BlockingIOError:
+                return
+            except OSError:
+                self.close_now()
+                return
+        self.listener.reactor.again(self.on_event)
+
+    def close_now(self) -> None:
+        if self.phase == CLOSED:
+            return
+        self.phase = CLOSED
+        self.deadline = NEVER
+        self.out = self._in = b""
+        self.listener.reactor.close(self.sock)
+        self.listener.connections.discard(self)

@@ -1,0 +1,49 @@
+"""What an exchange becomes after 101 Switching Protocols: a relay (SPDY, WebSocket, whatever was agreed)."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from lbproxy.core.termination import Termination
+from lbproxy.dataplane.reactor import IN, RDHUP
+from lbproxy.dataplane.relay import Relay
+
+if TYPE_CHECKING:
+    from lbproxy.dataplane.exchange import Exchange
+
+
+class UpgradedRelay(Relay):
+    """What an exchange becomes after 101."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange, backend: socket.socket) -> None:
+        listener = exchange.listener
+        super().__init__(listener.reactor, listener.timeouts.idle, listener.timeouts.half_close)
+        self._exchange = exchange
+        self.join(exchange.sock, backend)
+        handlers = listener.reactor.handlers
+        handlers[exchange.sock.fileno()] = self.client.on_event
+        handlers[backend.fileno()] = self.backend.on_event
+
+    def start(self, to_client: bytes, to_backend: bytes) -> None:
+        """Send what was held, then move whatever has arrived meanwhile."""
+        self.client.pending = to_client
+        self.backend.pending = to_backend
+        self.client.bytes_read, self.backend.bytes_read = len(to_backend), len(to_client)
+        self.client.flush()
+        if to_backend:
+            self.backend.flush()
+        elif self.open:
+            self.client.pump(IN | RDHUP)
+
+    def drain(self) -> None:
+        """Nothing to do: a relay ends when its ends do."""
+
+    def close(self, termination: Termination) -> None:
+        self.end(termination)
+
+    def on_end(self, termination: Termination) -> None:
+        self._exchange.end_upgraded(self.client.bytes_read, self.backend.bytes_read, termination)
+        self._exchange.listener.connections.discard(self)

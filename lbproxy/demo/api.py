@@ -13,7 +13,7 @@ from typing import Any
 import trio
 import yaml
 
-from lbproxy.demo import patch
+from lbproxy.demo import patch, protobuf
 from lbproxy.demo.exchange import Exchange, Request
 from lbproxy.demo.query import ListOptions, continue_token
 from lbproxy.demo.resources import Resource, at, table
@@ -40,6 +40,16 @@ FRESH_WAIT = 3.0
 """Seconds a LIST waits for a revision this server has not seen yet (cacher.go, blockTimeout)."""
 PATCH_TRIES = 5
 """How often a PATCH is computed anew after a conflict (k8s.io/apiserver, maxRetryWhenPatchConflicts)."""
+
+
+def commit_to(store: Store) -> Commit:
+    """Writes go to this store, which is in the same process."""
+
+    async def commit(write: Write) -> Event:
+        await trio.lowlevel.checkpoint()
+        return store.write(write)
+
+    return commit
 
 
 class Api:
@@ -208,7 +218,7 @@ def _parse(raw: bytes, request: Request, empty: Any = None) -> Any:
     if not raw and empty is not None:
         return empty
     if "protobuf" in request.header("content-type"):
-        raise ApiError("UnsupportedMediaType", "the body of the request was in an unknown format: use application/json")
+        return protobuf.decode(raw)
     try:
         return json.loads(raw)
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lbproxy.demo.resources import RESOURCES, VERBS, Resource, group_versions
+from lbproxy.demo.resources import ALL, RESOURCES, VERBS, Resource, group_versions
 from lbproxy.demo.store import Json
 
 VERSION: Json = {
@@ -89,6 +89,7 @@ def _entry(resource: Resource) -> Json:
         "kind": resource.kind,
         "verbs": list(VERBS),
         "shortNames": list(resource.short),
+        "categories": ["all"] if resource.plural in ALL else [],
     }
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from lbproxy.demo.store import Json
 
 Cell = str | int
+ALL = ("pods", "services", "deployments", "replicasets", "daemonsets", "statefulsets")
+"""What `kubectl get all` shows."""
 VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
 
@@ -189,7 +191,7 @@ RESOURCES: tuple[Resource, ...] = (
         True,
         ("deploy",),
         (NAME, Column("Ready", _replicas_ready), AGE),
-        ("scale", "status"),
+        ("status",),
     ),
     Resource("apps", "v1", "ReplicaSet", "replicasets", True, ("rs",), (NAME, Column("Ready", _replicas_ready), AGE)),
     Resource("apps", "v1", "DaemonSet", "daemonsets", True, ("ds",), (NAME, AGE)),

@@ -15,7 +15,7 @@ import h11
 import trio
 
 from lbproxy.demo import control, discovery, faults, probes, streams
-from lbproxy.demo.api import Api, Commit
+from lbproxy.demo.api import Api, Commit, commit_to
 from lbproxy.demo.connection import Connection
 from lbproxy.demo.exchange import MAX_BODY, MAX_HEAD, Exchange, Request, parse_request
 from lbproxy.demo.faults import Fault
@@ -23,7 +23,7 @@ from lbproxy.demo.health import Health, Phase
 from lbproxy.demo.query import parse_list_options
 from lbproxy.demo.routing import Target, parse_target
 from lbproxy.demo.status import ApiError
-from lbproxy.demo.store import Event, Store, Write
+from lbproxy.demo.store import Store
 from lbproxy.demo.watch import End, WatchHub
 from lbproxy.demo.watch_request import serve_watch
 
@@ -84,7 +84,7 @@ class SimulatedApiserver:
         self.fault: Callable[[Request], Fault | None] | None = None
         """Asked for every request; what it returns is done to that request instead of answering it."""
         self.address: tuple[str, int] = ("", 0)
-        self.commit = commit or _commit_to(store)
+        self.commit = commit or commit_to(store)
         self._api = Api(store, self.commit)
         self._connections: dict[Connection, Use] = {}
         self._changed = trio.Event()
@@ -350,14 +350,6 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket. Raises `OSError` (EADDRINUSE) where the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=1024)
-
-
-def _commit_to(store: Store) -> Commit:
-    async def commit(write: Write) -> Event:
-        await trio.lowlevel.checkpoint()
-        return store.write(write)
-
-    return commit
 
 
 def _verb(request: Request, target: Target | None) -> str:

@@ -287,8 +287,8 @@ def parse_response_head(data: bytes, end: int) -> ResponseHead:
     line = _STATUS_LINE(data, 0, stop)
     if line is None:
         raise BadMessageError("the status line is malformed")
-    ends = data.count(b"\r\n", 0, stop)
-    if data.count(b"\n", 0, stop) != ends or data.count(b"\r", 0, stop) != ends or data.find(0, 0, stop) >= 0:
+    stray = data[:stop].replace(b"\r\n", b"")
+    if b"\n" in stray or b"\r" in stray or b"\x00" in stray:
         raise BadMessageError("there is a bare LF, a bare CR or a NUL in the response head")
     minor, status = line.groups()
     head = ResponseHead(minor[0] - 0x30, int(status))

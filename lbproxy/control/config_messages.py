@@ -11,7 +11,7 @@ from lbproxy.control.config_yaml import SHORT_KEYS, Document, Path
 
 def complain(document: Document, error: ErrorDetails) -> None:
     """Note one of pydantic's errors in the document, unless the same place has been complained about already."""
-    path: Path = tuple(step for step in error["loc"] if step != "[key]")
+    path = document.written(tuple(step for step in error["loc"] if step != "[key]"))
     if document.is_spoiled(path):
         return
     match error["type"]:
@@ -35,7 +35,8 @@ def _unknown(document: Document, path: Path) -> None:
     if close:
         advice = f'did you mean "{close}"?'
     elif elsewhere:
-        advice = f"it belongs in {' or '.join(elsewhere[:3])}"
+        form = " of the full form" if document.short and not path[1:] else ""
+        advice = f"it belongs in {' or '.join(elsewhere[:3])}{form}"
     else:
         advice = f"known here: {', '.join(known)}"
     document.complain(path, f"unknown key; {advice}")
@@ -53,4 +54,4 @@ def _missing(document: Document, path: Path) -> None:
     section = section_at(path[:-1])
     doc = next((key.doc for key in keys_of(section) if key.name == path[-1]), "") if section else ""
     advice = " Or use the short form: listen, mode and backends." if len(path) == 1 else ""
-    document.complain(path, f"is missing. {doc}{advice}")
+    document.complain(path, f"required but missing. {doc}{advice}")

@@ -18,6 +18,11 @@ class Problem:
         return f"{place}: {self.message}"
 
 
+def printable(text: str) -> str:
+    """A text on one line: what cannot be printed is escaped, as keys and values may hold anything."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
 class ConfigError(Exception):
     """A configuration that is refused. str() is one complaint per line."""
 

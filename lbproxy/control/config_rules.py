@@ -66,20 +66,25 @@ def _binds(document: Document) -> Iterator[tuple[Path, Address]]:
             address = _attempt(values.address, text)
             if address is not None:
                 yield (*path, "bind", *((index,) if isinstance(bind, list) else ())), address
-    admin = document.get("admin", "bind") if document.get("admin", "bind") is not None else str(Admin().bind)
-    address = _attempt(values.address, admin)
+
+
+def _admin_bind(document: Document) -> Iterator[tuple[Path, Address]]:
+    written = document.get("admin", "bind")
+    address = _attempt(values.address, str(Admin().bind) if written is None else written)
     if address is not None:
         yield ("admin", "bind"), address
 
 
 def _binds_apart(document: Document) -> None:
     seen: list[tuple[Path, Address]] = []
-    for path, address in _binds(document):
+    # What stands in the file is complained about, not a default.
+    admin, binds = list(_admin_bind(document)), list(_binds(document))
+    for path, address in binds + admin if ("admin", "bind") in document.lines else admin + binds:
         taken = next(((other, at) for at, other in seen if _overlap(address, other)), None)
         if taken is not None:
             other, at = taken
-            whose = document.place(at)
-            where = f"in line {document.line(at)} ({whose})" if document.line(at) else f"by {whose}"
+            place = document.place(at)
+            where = f"in line {document.line(at)} ({place})" if at in document.lines else f"by default for {place}"
             words = "is bound already" if address.text == other.text else f"overlaps {other.text}, bound"
             document.complain(path, f"{address.text} {words} {where}; use another address or port")
         seen.append((path, address))
@@ -106,25 +111,26 @@ def _names_apart(document: Document) -> None:
         seen.setdefault(name, document.line((*path, "name")))
 
 
-def _pools_exist(document: Document) -> None:
+def _pools_named(document: Document) -> None:
+    """Listeners name pools that exist, and every pool is named. A slip of the pen is one mistake, not two."""
     pools = document.get("pools")
     if not isinstance(pools, dict) or not pools:
         return
+    meant: set[str] = set()
     for path, listener in _listeners(document):
         name = listener.get("pool")
-        if isinstance(name, str) and name not in pools:
-            close = values.nearest(name, pools)
+        if not isinstance(name, str):
+            meant.update(pools)  # which one is not to be known
+            continue
+        close = name if name in pools else values.nearest(name, pools)
+        meant.add(close)
+        if name not in pools:
             advice = f"did you mean {close}?" if close else f"there is {', '.join(pools)}"
             document.complain((*path, "pool"), f"no pool is named {values.spoken(name)}; {advice}")
-
-
-def _pools_used(document: Document) -> None:
-    used = {listener["pool"] for _, listener in _listeners(document) if isinstance(listener.get("pool"), str)}
-    for path, _ in _pools(document):
-        if path[1] not in used:
-            document.complain(
-                path, f"no listener names this pool; name it in a listener's `pool: {path[1]}` or remove it"
-            )
+    for name in pools:
+        if name not in meant:
+            words = f"no listener names this pool; write `pool: {name}` in one, or remove the pool"
+            document.complain(("pools", name), words)
 
 
 def _lists_filled(document: Document) -> None:
@@ -197,16 +203,18 @@ def _balance_fits_mode(document: Document) -> None:
 def _keys_have_certificates(document: Document) -> None:
     for path, pool in _pools(document):
         check = pool.get("health_check")
-        if isinstance(check, dict) and check.get("client_key") and not check.get("client_cert"):
-            document.complain((*path, "health_check", "client_key"), "a key without client_cert has no use; name both")
+        key: Path = (*path, "health_check", "client_key")
+        if not isinstance(check, dict) or document.is_spoiled(key):
+            continue
+        if check.get("client_key") and not check.get("client_cert"):
+            document.complain(key, "a key without client_cert has no use; name both")
 
 
 _RULES = (
     _lists_filled,
     _binds_apart,
     _names_apart,
-    _pools_exist,
-    _pools_used,
+    _pools_named,
     _backends_apart,
     _backups_fit,
     _balance_fits_mode,

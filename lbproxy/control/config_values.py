@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
+from lbproxy.control.config_problem import printable
 from lbproxy.core.config import Address, Algorithm, Balance
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
@@ -51,8 +52,8 @@ def spoken(value: object) -> str:
 
 
 def _shortened(text: str) -> str:
-    escaped = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
-    return escaped if len(escaped) <= 60 else escaped[:57] + "..."
+    escaped = printable(text)
+    return escaped if len(escaped) <= 200 else escaped[:197] + "..."
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -200,27 +201,28 @@ def choice(kind: type[Enum], value: object) -> Any:
 
 def one_of(names: list[str], value: object) -> str:
     if isinstance(value, bool):
-        value = next((word for word in (("on", "true") if value else ("off", "false")) if word in names), value)
+        value = "on" if value else "off"  # YAML's truth, our word: `forwarded_for: off`
     if isinstance(value, str) and value in names:
         return value
     close = nearest(value, names) if isinstance(value, str) else ""
-    words = f"must be {' or '.join(', '.join(names).rsplit(', ', 1))}, not {spoken(value)}"
+    given = value if value in ("on", "off") else spoken(value)
+    words = f"must be {' or '.join(', '.join(names).rsplit(', ', 1))}, not {given}"
     raise ValueError(f"{words}; did you mean {close}?" if close else words)
 
 
 def address(value: object) -> Address:
     """Where to listen or dial: IPv4:PORT, [IPv6]:PORT or unix:/path."""
     if not isinstance(value, str):
-        raise ValueError(f"must be an address such as 10.0.1.10:6443, not {spoken(value)}{_all_addresses(value)}")
+        if isinstance(value, int) and 1 <= value <= 65535 and value is not True:
+            raise ValueError(f"{value}: {_no_address(value)}")
+        raise ValueError(f"must be an address such as 10.0.1.10:6443, not {spoken(value)}")
     if value.startswith("unix:"):
         return _unix(value)
+    if "://" in value:
+        raise ValueError(
+            f"{spoken(value)}: write only IP:PORT, such as 10.0.1.10:6443, without {value.split('://')[0]}://"
+        )
     return _with_port(value)
-
-
-def _all_addresses(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536:
-        return f"; for this port on every address write 0.0.0.0:{value}"
-    return ""
 
 
 def _unix(value: str) -> Address:
@@ -247,14 +249,16 @@ def _with_port(value: str) -> Address:
             raise ValueError(f"{spoken(value)}: write an IPv6 address in brackets: [{literal}]:{port or 'PORT'}")
     ip = _literal(literal, value, bracketed=value.startswith("["))
     if not port:
-        raise ValueError(f"{spoken(value)}: the port is missing: write {value.rstrip(':')}:6443 or whichever it is")
+        raise ValueError(
+            f"{spoken(value)}: the port is missing; write {value.rstrip(':')}:PORT, such as {value.rstrip(':')}:6443"
+        )
     return Address(value, str(ip), _port(port, value), "inet" if ip.version == 4 else "inet6")
 
 
 def _literal(literal: str, value: str, *, bracketed: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     if literal in ("", "*"):
         port = value.rpartition(":")[2] or "PORT"
-        raise ValueError(f"{spoken(value)}: the address is missing; for every address write 0.0.0.0:{port}")
+        raise ValueError(f"{spoken(value)}: {_no_address(port)}")
     if "%" in literal:
         raise ValueError(f"{spoken(value)}: addresses with a zone (%) are not supported; use a global one")
     try:
@@ -266,10 +270,14 @@ def _literal(literal: str, value: str, *, bracketed: bool) -> ipaddress.IPv4Addr
     return ip
 
 
+def _no_address(port: object) -> str:
+    return f"the IP address is missing; write IP:{port} (0.0.0.0:{port} listens on every address)"
+
+
 def _no_literal(literal: str) -> str:
     shown = _shortened(literal)
     if literal.isascii() and literal.isdigit():
-        return f"the address is missing; for every address write 0.0.0.0:{shown}"
+        return _no_address(shown)
     if re.fullmatch(r"[0-9.]+", literal) or ":" in literal:
         return f"{shown} is not a valid IP address"
     if not re.fullmatch(r"[\w.-]+", literal):

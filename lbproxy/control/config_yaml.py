@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from lbproxy.control.config_problem import ConfigError, Problem
+from lbproxy.control.config_problem import ConfigError, Problem, printable
 
 Path = tuple[str | int, ...]
 
@@ -32,6 +32,9 @@ _SHORT_POOL: Path = ("pools", SHORT_POOL)
 # Aliases can name a node again and again; a configuration of this many values is none that anyone wrote.
 _MAX_VALUES = 200_000
 
+# An IPv6 address where YAML reads a list: [::]:6443.
+_BARE_IPV6 = re.compile(r"(?<![\"'])(\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]:[0-9]+)")
+
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -44,7 +47,7 @@ class _Loader(yaml.SafeLoader):
 for _kind, _pattern, _first in (
     ("bool", r"(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$", "yYnNtTfFoO"),
     ("int", r"[-+]?(?:0|[1-9][0-9]{0,17})$", "-+0123456789"),
-    ("float", r"[-+]?(?:0|[1-9][0-9]{0,17})\.[0-9]{0,17}(?:[eE][-+]?[0-9]{1,3})?$", "-+0123456789"),
+    ("float", r"[-+]?(?:0|[1-9][0-9]{0,17})\.[0-9]{0,40}(?:[eE][-+]?[0-9]{1,3})?$", "-+0123456789"),
     ("null", r"(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     ("merge", r"<<$", "<"),
 ):
@@ -68,8 +71,11 @@ class Document:
         self.spoiled.add(path)
 
     def problem(self, path: Path, message: str) -> Problem:
+        return self.problem_in(self.line(path), path, message)
+
+    def problem_in(self, line: int, path: Path, message: str) -> Problem:
         place = self.place(path)
-        return Problem(self.name, self.line(path), f"{place}: {message}" if place else message)
+        return Problem(self.name, line, printable(f"{place}: {message}" if place else message))
 
     def line(self, path: Path) -> int:
         """The line of a value, or of the nearest thing around it that the file has."""
@@ -91,19 +97,28 @@ class Document:
         """The value at a path, None where there is none."""
         value: Any = self.data
         for step in path:
-            if isinstance(value, dict):
-                value = value.get(step)
-            elif isinstance(value, list) and isinstance(step, int) and step < len(value):
-                value = value[step]
-            else:
-                return None
+            value = value.get(step) if isinstance(value, dict) else None
         return value
+
+    def written(self, path: Path) -> Path:
+        """A path of the model as far as the file goes: a scalar may stand for a list of one, or for a mapping."""
+        value: Any = self.data
+        for length, step in enumerate(path):
+            if not isinstance(value, dict | list):
+                return path[:length]
+            value = value[step] if isinstance(step, int) and isinstance(value, list) else _get(value, step)
+        return path
 
     def _written(self, path: Path) -> Path:
         if not self.short or path[:2] not in (_SHORT_LISTENER, _SHORT_POOL):
             return path
         rest = path[2:]
         return ("listen", *rest[1:]) if rest[:1] == ("bind",) and path[0] == "listeners" else rest
+
+
+def _get(value: Any, step: str | int) -> Any:
+    """What is under a key; a key that is missing can be complained about, too, so nothing ends there."""
+    return value.get(step, {}) if isinstance(value, dict) else {}
 
 
 def read(text: str, name: str) -> Document:
@@ -138,13 +153,13 @@ def _compose(text: str, name: str) -> Node | None:
         line = text.count("\n", 0, error.position) + 1
         raise _refusal(name, line, f"not valid YAML: the character {_code_point(error)} must not stand here") from None
     except yaml.MarkedYAMLError as error:
-        raise _refusal(name, *_syntax(error)) from None
+        raise _refusal(name, *_syntax(error, text)) from None
     except RecursionError:
         raise _refusal(name, 1, "nested too deeply") from None
 
 
 def _refusal(name: str, line: int, message: str) -> ConfigError:
-    return ConfigError((Problem(name, line, message),))
+    return ConfigError((Problem(name, line, printable(message)),))
 
 
 def _code_point(error: yaml.reader.ReaderError) -> str:
@@ -152,22 +167,21 @@ def _code_point(error: yaml.reader.ReaderError) -> str:
     return f"U+{character if isinstance(character, int) else ord(character):04X}"
 
 
-def _syntax(error: yaml.MarkedYAMLError) -> tuple[int, str]:
+def _syntax(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
+    """Line and sentence for a syntax error, with YAML's usual traps said in plain words."""
     mark = error.problem_mark or error.context_mark
-    words = error.problem or error.context or "it cannot be read"
-    if "'\\t'" in words or _after_tab(mark):
+    line = _line_of(mark, text)
+    words = ", ".join(part for part in (error.context, error.problem) if part)
+    if "\t" in line[: len(line) - len(line.lstrip())]:
         words = "a tab stands where YAML wants spaces; replace it"
-    elif error.context and error.problem:
-        words = f"{error.problem} {error.context}"
+    elif address := _BARE_IPV6.search(line):
+        words = f'put the address in quotes: "{address[1]}"'
     return (mark.line + 1 if mark else 1), f"not valid YAML: {words}"
 
 
-def _after_tab(mark: yaml.Mark | None) -> bool:
-    """Whether the line of an error is indented with a tab: YAML then complains about something else."""
-    if mark is None or mark.buffer is None:
-        return False
-    line = mark.buffer[: mark.pointer].rpartition("\n")[2]
-    return "\t" in line[: len(line) - len(line.lstrip())]
+def _line_of(mark: yaml.Mark | None, text: str) -> str:
+    lines = text.split("\n")
+    return lines[mark.line] if mark is not None and mark.line < len(lines) else ""
 
 
 def _line(node: Node) -> int:
@@ -249,9 +263,7 @@ class _Reading:
         return None
 
     def _complain_at(self, node: Node, path: Path, message: str) -> None:
-        place = self._document.place(path)
-        text = f"{place}: {message}" if place else message
-        self._document.problems.append(Problem(self._document.name, _line(node), text))
+        self._document.problems.append(self._document.problem_in(_line(node), path, message))
 
 
 def _tag(node: Node) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from lbproxy.core.config import Config
 from lbproxy.core.health import Health
 
-# The largest message accepted; SO_SNDBUF of the channel is set to hold it.
-MAX_MESSAGE = 1 << 20
+# Bytes of the largest message: a packet must fit into SO_SNDBUF, which an unprivileged process gets 208 KiB of.
+# A configuration with a thousand backends takes about half of it.
+MAX_MESSAGE = 192 * 1024
 
 
 # -- control plane to worker -----------------------------------------------------------------------------------

@@ -1,0 +1,113 @@
+"""What lbproxy writes to stdout: one JSON object per line, and never at the price of waiting for the reader.
+
+A thread does the writing. Everything else puts lines into a bounded queue; when the reader of stdout is too slow the
+queue fills, and then lines are dropped and counted, because health checks and connections matter more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import deque
+from datetime import UTC, datetime
+
+LEVELS = ("debug", "info", "warning", "error")
+HELD = 4 << 20  # bytes kept for a slow reader
+
+
+class Output:
+    """A file descriptor that is written to by a thread of its own. `dropped` counts lines."""
+
+    def __init__(self, fd: int = 1) -> None:
+        self.dropped = 0
+        self._fd = fd
+        self._queue: deque[bytes] = deque()
+        self._size = 0
+        self._closed = False
+        self._ready = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="log writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def write(self, lines: bytes) -> None:
+        """Queue whole lines."""
+        with self._ready:
+            if self._size + len(lines) > HELD:
+                self.dropped += lines.count(b"\n")
+                return
+            self._queue.append(lines)
+            self._size += len(lines)
+            self._ready.notify()
+
+    def close(self, seconds: float = 1.0) -> None:
+        """Write what is left, for at most so long."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _work(self) -> None:
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._queue or self._closed)
+                if not self._queue:
+                    return
+                data = b"".join(self._queue)
+                self._queue.clear()
+                self._size = 0
+            try:
+                while data:
+                    data = data[os.write(self._fd, data) :]
+            except BlockingIOError:  # somebody made it non-blocking: it is shared with whoever started us
+                self.dropped += data.count(b"\n")
+                time.sleep(0.05)
+            except OSError:  # nobody reads any more
+                self.dropped += data.count(b"\n")
+
+
+class EventLog:
+    """The control plane's own events. `level` is the least that is written."""
+
+    def __init__(self, output: Output, level: str = "info") -> None:
+        self._output = output
+        self._least = LEVELS.index(level)
+
+    def debug(self, event: str, message: str, **fields: object) -> None:
+        self._write(0, event, message, fields)
+
+    def info(self, event: str, message: str, **fields: object) -> None:
+        self._write(1, event, message, fields)
+
+    def warning(self, event: str, message: str, **fields: object) -> None:
+        self._write(2, event, message, fields)
+
+    def error(self, event: str, message: str, **fields: object) -> None:
+        self._write(3, event, message, fields)
+
+    def _write(self, level: int, event: str, message: str, fields: dict[str, object]) -> None:
+        if level < self._least:
+            return
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = {"ts": stamp, "level": LEVELS[level], "event": event, "msg": message, **fields}
+        self._output.write(json.dumps(line, default=str).encode() + b"\n")
+
+
+class LinePump:
+    """Cuts a worker's stream of access-log lines at line ends, so that the lines of several workers never mix."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Pass on the whole lines in what was read."""
+        lines, newline, rest = data.rpartition(b"\n")
+        if not newline:
+            self._rest += data
+            return
+        self._output.write(self._rest + lines + newline)
+        self._rest = rest

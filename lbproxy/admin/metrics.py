@@ -1,0 +1,188 @@
+"""/metrics: the counters of all workers in Prometheus' text format.
+
+The set follows HAProxy's exporter and k3s's load balancer. Labels are listener, pool, backend and small fixed sets, so
+the number of series depends on lb.yaml alone. docs/metrics.md describes each.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+
+from lbproxy import __version__
+from lbproxy.admin.view import BackendView, View, WorkerView
+from lbproxy.core.health import Health
+from lbproxy.core.messages import ListenerStats, Stats
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_BACKEND = ["pool", "backend"]
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+async def metrics(view: View) -> bytes:
+    """The page."""
+    stats = await view.counters()
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Snapshot(view, stats))
+    return generate_latest(registry)
+
+
+class _Snapshot:
+    """A collector of numbers that have been gathered already."""
+
+    def __init__(self, view: View, stats: Stats) -> None:
+        self._view = view
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._listeners()
+        yield from self._backends()
+        yield from self._process()
+
+    def _listeners(self) -> Iterator[Metric]:
+        rows = [
+            (listener.name, counters)
+            for listener, counters in zip(self._view.config.listeners, self._stats.listeners, strict=True)
+        ]
+
+        def simple(kind: type[CounterMetricFamily | GaugeMetricFamily], name: str, text: str, field: str) -> Metric:
+            family = kind(f"lbproxy_listener_{name}", text, labels=["listener"])
+            for listener, counters in rows:
+                family.add_metric([listener], getattr(counters, field))
+            return family
+
+        yield simple(GaugeMetricFamily, "connections", "Client connections open.", "active")
+        yield simple(CounterMetricFamily, "accepted", "Client connections accepted.", "accepted")
+        yield simple(CounterMetricFamily, "refused", "Client connections above max_connections, reset.", "refused")
+        yield simple(CounterMetricFamily, "requests", "Requests finished (http mode).", "requests")
+        yield simple(CounterMetricFamily, "bytes_in", "Bytes from clients.", "bytes_in")
+        yield simple(CounterMetricFamily, "bytes_out", "Bytes to clients.", "bytes_out")
+        yield _responses(rows)
+        yield _terminations(rows)
+
+    def _backends(self) -> Iterator[Metric]:
+        views = self._view.pools()
+        rows = [
+            (pool.name, backend, counters)
+            for pool in self._view.config.pools
+            for backend, counters in zip(views[pool.name], self._stats.pools[pool.name], strict=True)
+        ]
+
+        def simple(kind: type[CounterMetricFamily | GaugeMetricFamily], name: str, text: str, field: str) -> Metric:
+            family = kind(f"lbproxy_backend_{name}", text, labels=_BACKEND)
+            for pool, backend, counters in rows:
+                family.add_metric([pool, backend.config.address.text], getattr(counters, field))
+            return family
+
+        yield simple(GaugeMetricFamily, "connections", "Connections (tcp) or requests in flight (http).", "active")
+        yield simple(GaugeMetricFamily, "long_streams", "Watches, logs -f, exec, upgraded connections.", "long_streams")
+        yield simple(GaugeMetricFamily, "idle_connections", "Kept-alive connections (http mode).", "idle")
+        yield simple(CounterMetricFamily, "connections", "Connections or requests given to the backend.", "total")
+        yield simple(CounterMetricFamily, "failures", "Dials and answers that failed in live traffic.", "failed")
+        yield simple(CounterMetricFamily, "retries", "Requests sent again after a connection broke.", "retried")
+        yield simple(CounterMetricFamily, "reused_connections", "Requests on a kept-alive connection.", "reused")
+        yield simple(CounterMetricFamily, "bytes_in", "Bytes to the backend.", "bytes_in")
+        yield simple(CounterMetricFamily, "bytes_out", "Bytes from the backend.", "bytes_out")
+        dials = SummaryMetricFamily("lbproxy_backend_dial_seconds", "Dials that succeeded.", labels=_BACKEND)
+        for pool, backend, counters in rows:
+            labels = [pool, backend.config.address.text]
+            dials.add_metric(labels, count_value=counters.connects, sum_value=counters.connect_seconds)
+        yield dials
+        yield from _health([(pool, backend) for pool, backend, _counters in rows])
+        none = CounterMetricFamily("lbproxy_pool_no_backend", "Picks that found no backend.", labels=["pool"])
+        for pool_config in self._view.config.pools:
+            none.add_metric([pool_config.name], self._stats.no_backend.get(pool_config.name, 0))
+        yield none
+
+    def _process(self) -> Iterator[Metric]:
+        view, stats = self._view, self._stats
+        info = GaugeMetricFamily("lbproxy_info", "The version, as a label.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+        yield GaugeMetricFamily("lbproxy_start_time_seconds", "When it started.", value=view.started_at)
+        yield GaugeMetricFamily("lbproxy_draining", "1 after SIGTERM.", value=float(view.draining))
+        yield GaugeMetricFamily("lbproxy_workers", "Workers that accept.", value=sum(w.ready for w in view.workers()))
+        yield CounterMetricFamily(
+            "lbproxy_worker_restarts", "Workers that died and were replaced.", value=view.restarts()
+        )
+        yield CounterMetricFamily(
+            "lbproxy_accept_pauses", "Accepting paused: no descriptors.", value=stats.accept_paused
+        )
+        yield CounterMetricFamily("lbproxy_internal_errors", "Bugs met.", value=stats.internal_errors)
+        dropped = stats.log_dropped + view.log_dropped()
+        yield CounterMetricFamily("lbproxy_log_lines_dropped", "Log lines lost to a slow reader.", value=dropped)
+        yield from _processes(view.workers())
+
+
+def _responses(rows: list[tuple[str, ListenerStats]]) -> Metric:
+    family = CounterMetricFamily("lbproxy_listener_responses", "Responses by class.", labels=["listener", "class"])
+    for listener, counters in rows:
+        for number in range(1, 6):
+            family.add_metric([listener, f"{number}xx"], counters.responses.get(number, 0))
+    return family
+
+
+def _terminations(rows: list[tuple[str, ListenerStats]]) -> Metric:
+    family = CounterMetricFamily(
+        "lbproxy_listener_terminations",
+        "Connections (tcp) and requests (http) by how they ended: HAProxy's two letters.",
+        labels=["listener", "code"],
+    )
+    for listener, counters in rows:
+        for code, count in sorted(counters.terminations.items()):
+            family.add_metric([listener, code], count)
+    return family
+
+
+def _health(rows: list[tuple[str, BackendView]]) -> Iterator[Metric]:
+    health = GaugeMetricFamily("lbproxy_backend_health", "1 for what checks say.", labels=[*_BACKEND, "health"])
+    eligible = GaugeMetricFamily("lbproxy_backend_eligible", "1 if it gets new connections.", labels=_BACKEND)
+    weight = GaugeMetricFamily("lbproxy_backend_weight", "Configured weight.", labels=_BACKEND)
+    latency = GaugeMetricFamily("lbproxy_backend_check_seconds", "Duration of the last check.", labels=_BACKEND)
+    for pool, backend in rows:
+        labels = [pool, backend.config.address.text]
+        for each in Health:
+            health.add_metric([*labels, each.value], float(backend.health is each))
+        eligible.add_metric(labels, float(backend.eligible))
+        weight.add_metric(labels, backend.config.weight)
+        if backend.last is not None:
+            latency.add_metric(labels, backend.last.times.total)
+    yield from (health, eligible, weight, latency)
+
+
+def _processes(workers: list[WorkerView]) -> Iterator[Metric]:
+    memory = GaugeMetricFamily("lbproxy_process_resident_memory_bytes", "RSS by process.", labels=["process"])
+    cpu = CounterMetricFamily("lbproxy_process_cpu_seconds", "CPU time by process.", labels=["process"])
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    cpu.add_metric(["control"], usage.ru_utime + usage.ru_stime)
+    memory.add_metric(["control"], _rss("self"))
+    # By number and not by pid: a replaced worker continues the series.
+    for number, worker in enumerate(workers):
+        memory.add_metric([f"worker{number}"], _rss(str(worker.pid)))
+        cpu.add_metric([f"worker{number}"], _cpu(worker.pid))
+    fds = GaugeMetricFamily("lbproxy_process_open_fds", "Open descriptors of the control plane.")
+    fds.add_metric([], len(os.listdir("/proc/self/fd")))
+    yield from (memory, cpu, fds)
+
+
+def _rss(pid: str) -> float:
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0.0
+
+
+def _cpu(pid: int) -> float:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS

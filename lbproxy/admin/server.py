@@ -1,0 +1,173 @@
+"""The admin endpoint: a small HTTP/1.1 server on h11 for keepalived, Prometheus, scripts and people.
+
+It only answers questions. It is not in anybody's data path, so it is simple before it is fast; but it must survive
+whatever a port scanner sends, and it must answer while the balancer is under load.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+import h11
+import trio
+
+from lbproxy.admin.metrics import CONTENT_TYPE, metrics
+from lbproxy.admin.status import status
+from lbproxy.admin.view import View
+
+REQUEST_TIMEOUT = 10.0  # seconds for one request, idle time before it included
+MAX_CONNECTIONS = 64
+
+_INDEX = """lbproxy
+/livez                      200 while the balancer works; what keepalived should ask
+/readyz                     200 while it takes connections, 503 while it drains
+/healthz/backends?min=N     200 while every pool (or ?pool=NAME) has N eligible backends
+/metrics                    Prometheus
+/status                     JSON
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is sent back."""
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+
+
+class AdminServer:
+    """Answers on listening sockets that are handed to it."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._places = trio.CapacityLimiter(MAX_CONNECTIONS)
+        self._routes: dict[str, Callable[[dict[str, str]], Awaitable[Answer]]] = {
+            "/": self._index,
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/healthz/backends": self._backends,
+            "/metrics": self._metrics,
+            "/status": self._status,
+        }
+
+    async def serve(self, listener: trio.SocketListener) -> None:
+        """Serve until cancelled."""
+        await trio.serve_listeners(self._connection, [listener])
+
+    async def _connection(self, stream: trio.SocketStream) -> None:
+        try:
+            self._places.acquire_on_behalf_of_nowait(stream)
+        except trio.WouldBlock:
+            await stream.aclose()
+            return
+        try:
+            async with stream:
+                connection = h11.Connection(h11.SERVER)
+                while True:
+                    with trio.move_on_after(REQUEST_TIMEOUT) as scope:
+                        if not await self._exchange(connection, stream):
+                            return
+                    if scope.cancelled_caught:
+                        return
+                    connection.start_next_cycle()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, h11.ProtocolError):
+            return
+        finally:
+            self._places.release_on_behalf_of(stream)
+
+    async def _exchange(self, connection: h11.Connection, stream: trio.SocketStream) -> bool:
+        """One request and its answer; whether another may follow."""
+        try:
+            request = await _request(connection, stream)
+        except h11.RemoteProtocolError as error:
+            if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                await _send(connection, stream, Answer(400, f"{error}\n".encode()), head=False)
+            return False
+        if request is None:
+            return False
+        await _send(connection, stream, await self._answer(request), head=request.method == b"HEAD")
+        return connection.our_state is h11.DONE and connection.their_state is h11.DONE
+
+    async def _answer(self, request: h11.Request) -> Answer:
+        if request.method not in (b"GET", b"HEAD"):
+            return Answer(405, b"only GET and HEAD: nothing is changed here\n")
+        try:
+            url = urlsplit(request.target.decode("ascii"))
+        except ValueError:
+            return Answer(400, b"the target is not a URL\n")
+        route = self._routes.get(url.path)
+        if route is None:
+            return Answer(404, b"no such page\n" + _INDEX.encode())
+        return await route(dict(parse_qsl(url.query, keep_blank_values=True)))
+
+    async def _index(self, _query: dict[str, str]) -> Answer:
+        return Answer(200, _INDEX.encode())
+
+    async def _livez(self, _query: dict[str, str]) -> Answer:
+        """That this answers shows that the control plane runs; a worker must accept, too."""
+        if any(worker.ready for worker in self._view.workers()):
+            return Answer(200, b"ok\n")
+        return Answer(503, b"no worker accepts connections\n")
+
+    async def _readyz(self, query: dict[str, str]) -> Answer:
+        if self._view.draining:
+            return Answer(503, b"draining\n")
+        return await self._livez(query)
+
+    async def _backends(self, query: dict[str, str]) -> Answer:
+        least = query.get("min", "1")
+        if not least.isdecimal():
+            return Answer(400, b"min must be a number\n")
+        pools = self._view.pools()
+        if "pool" in query:
+            if query["pool"] not in pools:
+                return Answer(404, f"no such pool; there are: {', '.join(pools)}\n".encode())
+            pools = {query["pool"]: pools[query["pool"]]}
+        lines = []
+        enough = True
+        for name, backends in pools.items():
+            eligible = sum(backend.eligible for backend in backends)
+            enough = enough and eligible >= int(least)
+            lines.append(f"{name}: {eligible} of {len(backends)} eligible\n")
+        return Answer(200 if enough else 503, "".join(lines).encode())
+
+    async def _metrics(self, _query: dict[str, str]) -> Answer:
+        return Answer(200, await metrics(self._view), CONTENT_TYPE)
+
+    async def _status(self, _query: dict[str, str]) -> Answer:
+        body = json.dumps(await status(self._view), indent=2).encode() + b"\n"
+        return Answer(200, body, "application/json")
+
+
+async def _request(connection: h11.Connection, stream: trio.SocketStream) -> h11.Request | None:
+    """The next request, its body read and dropped; None when the client has gone."""
+    request: h11.Request | None = None
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await stream.receive_some(65536))
+        elif isinstance(event, h11.Request):
+            request = event
+        elif isinstance(event, h11.EndOfMessage):
+            return request
+        elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
+            return None
+
+
+async def _send(connection: h11.Connection, stream: trio.SocketStream, answer: Answer, *, head: bool) -> None:
+    headers = [
+        ("Content-Type", answer.content_type),
+        ("Content-Length", str(len(answer.body))),
+        ("Cache-Control", "no-store"),
+        ("X-Content-Type-Options", "nosniff"),
+    ]
+    if answer.status == 405:
+        headers.append(("Allow", "GET, HEAD"))
+    data = connection.send(h11.Response(status_code=answer.status, headers=headers)) or b""
+    if not head:
+        data += connection.send(h11.Data(data=answer.body)) or b""
+    await stream.send_all(data + (connection.send(h11.EndOfMessage()) or b""))

@@ -1,0 +1,59 @@
+"""One set of counters from many workers, dead ones included: a total never goes down because a worker was replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import TypeVar
+
+from lbproxy.core.config import Config
+from lbproxy.core.messages import BackendStats, ListenerStats, Stats
+
+Key = TypeVar("Key", int, str)
+
+_GAUGES = frozenset({"active", "long_streams", "idle"})
+
+
+def empty(config: Config) -> Stats:
+    """Zeroes in the shape of a configuration."""
+    return Stats(
+        listeners=[ListenerStats() for _ in config.listeners],
+        pools={pool.name: [BackendStats() for _ in pool.backends] for pool in config.pools},
+    )
+
+
+def add(total: Stats, more: Stats, *, gauges: bool = True) -> None:
+    """Add one worker's counters to a total; without its gauges when that worker is gone."""
+    for mine, theirs in zip(total.listeners, more.listeners, strict=True):
+        _add(mine, theirs, gauges=gauges)
+    for name, peers in more.pools.items():
+        for mine_b, theirs_b in zip(total.pools[name], peers, strict=True):
+            _add(mine_b, theirs_b, gauges=gauges)
+    total.accept_paused += more.accept_paused
+    total.internal_errors += more.internal_errors
+    total.log_dropped += more.log_dropped
+    _add_counts(total.no_backend, more.no_backend)
+
+
+def sum_of(config: Config, stats: Iterable[Stats]) -> Stats:
+    """The total of several workers."""
+    total = empty(config)
+    for one in stats:
+        add(total, one)
+    return total
+
+
+def _add(mine: ListenerStats | BackendStats, theirs: ListenerStats | BackendStats, *, gauges: bool) -> None:
+    for field in fields(mine):
+        if field.name in _GAUGES and not gauges:
+            continue
+        value = getattr(theirs, field.name)
+        if isinstance(value, dict):
+            _add_counts(getattr(mine, field.name), value)
+        else:
+            setattr(mine, field.name, getattr(mine, field.name) + value)
+
+
+def _add_counts(mine: dict[Key, int], theirs: dict[Key, int]) -> None:
+    for key, count in theirs.items():
+        mine[key] = mine.get(key, 0) + count

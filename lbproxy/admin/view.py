@@ -1,0 +1,59 @@
+"""What the admin endpoint may see of the control plane. It asks; it changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from lbproxy.core.config import Backend, BackendState, Config
+from lbproxy.core.health import CheckReport, Health
+from lbproxy.core.messages import Stats
+
+
+@dataclass(frozen=True, slots=True)
+class BackendView:
+    """One backend: what the operator configured, what the checks say, since when and why."""
+
+    config: Backend
+    health: Health
+    reason: str
+    since: float  # seconds since the epoch
+    last: CheckReport | None
+
+    @property
+    def eligible(self) -> bool:
+        """Whether new connections go to it while it is not full."""
+        return self.config.state is BackendState.READY and self.health in (Health.UNKNOWN, Health.UP)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    pid: int
+    ready: bool
+    stats: Stats
+
+
+class View(Protocol):
+    """Implemented by the composition root."""
+
+    config: Config
+    config_path: str
+    config_sha256: str
+    loaded_at: float  # seconds since the epoch
+    started_at: float
+    draining: bool
+
+    def pools(self) -> dict[str, list[BackendView]]:
+        """The backends of each pool, in the order of the configuration."""
+
+    def workers(self) -> list[WorkerView]:
+        """The running workers."""
+
+    def restarts(self) -> int:
+        """Workers that died and were replaced."""
+
+    def log_dropped(self) -> int:
+        """Log lines lost because stdout was not read."""
+
+    async def counters(self) -> Stats:
+        """Totals over all workers, past ones included."""

@@ -1,0 +1,244 @@
+"""The composition root: what runs in the control plane, who knows whom, and in which order it starts and stops.
+
+    sockets open → workers started and ready → checks run → admin endpoint answers → signals obeyed
+
+Everything lives in one nursery. It ends when the workers are gone, by drain or by force.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import trio
+
+from lbproxy import __version__
+from lbproxy.admin.log import EventLog, Output
+from lbproxy.admin.server import AdminServer
+from lbproxy.admin.view import BackendView, WorkerView
+from lbproxy.control.checker import Checker
+from lbproxy.control.configfile import Loaded
+from lbproxy.control.listening import ListenError, close_listening, open_address, open_listener
+from lbproxy.control.supervisor import Supervisor, WorkerStartError
+from lbproxy.core import messages
+from lbproxy.core.config import Config
+from lbproxy.core.health import CheckReport, Health
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+COMFORTABLE_FDS = 4096  # below that limit a warning is due: two for each connection
+ADMIN_BACKLOG = 64
+
+
+def run(loaded: Loaded) -> int:
+    """Run the balancer until a signal ends it. The exit status: 0 stopped, 1 could not start."""
+    _raise_fd_limit()
+    try:
+        sockets = _Sockets(loaded.config)
+    except ListenError as error:
+        print(f"lbproxy: {error}", file=sys.stderr)
+        return 1
+    output = Output()
+    output.start()
+    try:
+        return trio.run(ControlPlane(loaded, sockets, output).run)
+    finally:
+        sockets.close()
+        output.close()
+
+
+class _Sockets:
+    """All listening sockets of the process. Raises ListenError, and then none is left open."""
+
+    def __init__(self, config: Config) -> None:
+        self.listeners: list[list[socket.socket]] = []
+        self.admin: socket.socket | None = None
+        try:
+            for listener in config.listeners:
+                self.listeners.append(open_listener(listener))
+            if config.admin.bind is not None:
+                self.admin = open_address(config.admin.bind, ADMIN_BACKLOG)
+        except ListenError:
+            self.close()
+            raise
+
+    def close_listeners(self) -> None:
+        for sockets in self.listeners:
+            close_listening(sockets)
+
+    def close(self) -> None:
+        self.close_listeners()
+        if self.admin is not None:
+            self.admin.close()
+
+
+class ControlPlane:
+    """Holds the parts together, and is what the admin endpoint sees of them (admin.view.View)."""
+
+    def __init__(self, loaded: Loaded, sockets: _Sockets, output: Output) -> None:
+        self.config = loaded.config
+        self.config_path = loaded.path
+        self.config_sha256 = loaded.sha256
+        self.started_at = self.loaded_at = time.time()
+        self.draining = False
+        self._sockets = sockets
+        self._output = output
+        self._log = EventLog(output, loaded.config.log.level)
+        self._checkers = {
+            pool.name: [
+                Checker(pool, backend, index, on_check=self._listener_for(pool.name, index))
+                for index, backend in enumerate(pool.backends)
+            ]
+            for pool in loaded.config.pools
+        }
+        self._blamed: set[tuple[str, int]] = set()  # backends that live traffic failed on since their last good check
+        self._supervisor = Supervisor(
+            loaded.config,
+            sockets.listeners,
+            log=self._log,
+            output=output,
+            current_health=self._current_health,
+            on_backend_failed=self._on_backend_failed,
+        )
+
+    async def run(self) -> int:
+        """Run until stopped; the exit status."""
+        with trio.open_signal_receiver(*SIGNALS) as received:
+            started = True
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._obey, received, nursery.cancel_scope)
+                    await nursery.start(self._supervisor.run)
+                    for checkers in self._checkers.values():
+                        for checker in checkers:
+                            nursery.start_soon(checker.run)
+                    if self._sockets.admin is not None:
+                        admin = trio.SocketListener(trio.socket.from_stdlib_socket(self._sockets.admin))
+                        nursery.start_soon(AdminServer(self).serve, admin)
+                    self._say_ready()
+            except* WorkerStartError as group:
+                for error in group.exceptions:
+                    self._log.error("start_failed", f"the workers did not start: {error}")
+                started = False
+        self._log.info("stopped", "stopped")
+        return 0 if started else 1
+
+    # -- what the admin endpoint asks ----------------------------------------------------------------------------
+
+    def pools(self) -> dict[str, list[BackendView]]:
+        return {
+            name: [
+                BackendView(checker.backend, checker.health, checker.reason, checker.since, checker.last)
+                for checker in checkers
+            ]
+            for name, checkers in self._checkers.items()
+        }
+
+    def workers(self) -> list[WorkerView]:
+        return [WorkerView(one.pid, one.ready.is_set(), one.stats) for one in self._supervisor.workers]
+
+    def restarts(self) -> int:
+        return self._supervisor.restarts
+
+    def log_dropped(self) -> int:
+        return self._output.dropped
+
+    async def counters(self) -> messages.Stats:
+        return await self._supervisor.counters()
+
+    # -- health --------------------------------------------------------------------------------------------------
+
+    def _listener_for(self, pool: str, index: int) -> Callable[[CheckReport], None]:
+        return lambda report: self._on_check(pool, index, report)
+
+    def _on_check(self, pool: str, index: int, report: CheckReport) -> None:
+        checker = self._checkers[pool][index]
+        clear = report.clear_failures and (pool, index) in self._blamed
+        if clear:
+            self._blamed.discard((pool, index))
+        if report.change is not None or clear:
+            self._supervisor.broadcast(messages.SetHealth(pool, index, checker.health, clear))
+        if report.change is not None:
+            change, address = report.change, checker.backend.address.text
+            say = self._log.info if change.new is Health.UP else self._log.warning
+            message = f"backend {address} of pool {pool} is {change.new.value}: {change.reason}"
+            say(
+                "health",
+                message,
+                pool=pool,
+                backend=address,
+                health=change.new.value,
+                was=change.old.value,
+                reason=change.reason,
+                eligible=sum(view.eligible for view in self.pools()[pool]),
+            )
+        if report.notice is not None:
+            self._log.warning("check_notice", report.notice, pool=pool, backend=checker.backend.address.text)
+
+    def _on_backend_failed(self, message: messages.BackendFailed) -> None:
+        """Live traffic has seen a backend fail: check it now instead of at the next interval."""
+        checker = self._checkers[message.pool][message.backend]
+        key = (message.pool, message.backend)
+        if key not in self._blamed:
+            self._blamed.add(key)
+            address = checker.backend.address.text
+            text = f"backend {address} of pool {message.pool} failed in live traffic: {message.reason}"
+            self._log.warning("backend_failed", text, pool=message.pool, backend=address, reason=message.reason)
+        checker.poke()
+
+    def _current_health(self) -> Iterator[messages.SetHealth]:
+        for pool, checkers in self._checkers.items():
+            for checker in checkers:
+                if checker.health is not Health.UNKNOWN:
+                    yield messages.SetHealth(pool, checker.index, checker.health, False)
+
+    # -- signals -------------------------------------------------------------------------------------------------
+
+    async def _obey(self, received: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        async with trio.open_nursery() as nursery:
+            async for number in received:
+                name = signal.Signals(number).name
+                if number == signal.SIGTERM and not self.draining:
+                    nursery.start_soon(self._drain, scope)
+                elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                    self._log.info("stop", f"{name}: stopping at once")
+                    self.draining = True
+                    self._sockets.close_listeners()
+                    await self._supervisor.drain(0)
+                    scope.cancel()
+                else:
+                    self._log.warning("signal", f"{name} is not acted upon by this version; nothing has changed")
+
+    async def _drain(self, scope: trio.CancelScope) -> None:
+        shutdown = self.config.shutdown
+        self.draining = True
+        self._log.info("drain", f"SIGTERM: draining; connections have {shutdown.drain:g} s", delay_s=shutdown.delay)
+        await trio.sleep(shutdown.delay)
+        self._sockets.close_listeners()
+        await self._supervisor.drain(shutdown.drain)
+        scope.cancel()
+
+    def _say_ready(self) -> None:
+        addresses = [address.text for listener in self.config.listeners for address in listener.bind]
+        self._log.info(
+            "ready",
+            f"lbproxy {__version__} listens on {', '.join(addresses)}",
+            config=self.config_path,
+            sha256=self.config_sha256,
+            workers=self.config.workers,
+            admin=self.config.admin.bind.text if self.config.admin.bind is not None else None,
+        )
+        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < COMFORTABLE_FDS:
+            self._log.warning(
+                "few_fds", f"only {soft} file descriptors are allowed, two for each connection: raise ulimit -n"
+            )
+
+
+def _raise_fd_limit() -> None:
+    """As many descriptors as the administrator allows; workers inherit it."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

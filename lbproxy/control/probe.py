@@ -64,7 +64,9 @@ class Probe:
         self._address = address
         self._dial = dial
         self._tls = CheckTls(check)
-        self._name = check.server_name or ("localhost" if address.family == "unix" else address.host)
+        # The zone of a link-local address means something on this host only.
+        numeric = "localhost" if address.family == "unix" else address.host.partition("%")[0]
+        self._name = check.server_name or numeric
         self._host = host_header(self._name, address.port, check.type)
 
     async def run(self) -> CheckResult:
@@ -114,7 +116,12 @@ class Probe:
         self, stream: trio.abc.Stream, context: ssl.SSLContext, watch: _Stopwatch
     ) -> trio.SSLStream[trio.abc.Stream]:
         budget = 2 * self._check.connect_timeout
-        tls = trio.SSLStream(stream, context, server_hostname=self._name, https_compatible=True)
+        try:
+            tls = trio.SSLStream(stream, context, server_hostname=self._name, https_compatible=True)
+        except ValueError as error:  # a label of 64 characters, say
+            raise CheckEndedError(
+                Verdict.NONE, f"the check cannot be made: health_check.server_name: {error}"
+            ) from None
         try:
             with watch.stage("tls"), trio.move_on_after(budget) as scope:
                 await tls.do_handshake()

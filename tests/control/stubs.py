@@ -6,12 +6,14 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from functools import partial
 
 import trio
 
-from lbproxy.core.config import Address
+from lbproxy.control.probe import Probe
+from lbproxy.core.config import Address, CheckType, HealthCheck
+from lbproxy.core.health import CheckResult
 
 Serve = Callable[[trio.abc.Stream], Awaitable[None]]
 
@@ -19,6 +21,11 @@ FAILING_BODY = (
     b"[+]ping ok\n[-]etcd failed: reason withheld\n[-]shutdown failed: reason withheld\nreadyz check failed\n"
 )
 MAX_REQUEST = 65536
+Backend = AbstractAsyncContextManager[Address]
+
+
+# Budgets that no passing stage comes near; a test that waits for one to run out shortens that one.
+PATIENT = HealthCheck(type=CheckType.HTTP, connect_timeout=10.0, timeout=10.0)
 
 
 def at(port: int, host: str = "127.0.0.1") -> Address:
@@ -76,6 +83,9 @@ def blurting(*pieces: bytes) -> Serve:
 
 def http_answer(status: int, body: bytes = b"ok") -> bytes:
     return b"HTTP/1.1 %d Some Words\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
+
+
+OK = http_answer(200)
 
 
 def endless(head: bytes, piece: bytes) -> Serve:
@@ -168,3 +178,8 @@ async def alerting(tls: ssl.SSLContext) -> AsyncIterator[Address]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, serve_one)
             yield at(listener.getsockname()[1])
+
+
+async def check(address: Address, config: HealthCheck) -> CheckResult:
+    with trio.fail_after(30):
+        return await Probe(config, address).run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from http.client import responses
@@ -67,7 +67,9 @@ class Request:
 class Exchange:
     """What a handler answers with. After `respond`, or `start` and `end`, the connection can carry the next request."""
 
-    def __init__(self, connection: Connection, http: h11.Connection, request: Request, server: str) -> None:
+    def __init__(
+        self, connection: Connection, http: h11.Connection, request: Request, server: str, closing: Callable[[], bool]
+    ) -> None:
         self.connection = connection
         self.http = http
         self.request = request
@@ -76,41 +78,49 @@ class Exchange:
         self.taken_over = False
         """The handler speaks for itself from now on and has seen to the end of the connection."""
         self.server = server
+        self._closing = closing
 
     @property
     def chunked(self) -> bool:
         """Whether a body of unknown length is chunked; an HTTP/1.0 client gets it up to the close."""
         return self.request.http_version != "1.0"
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The request's body, piece by piece; says 100 Continue first where the client waits for that."""
+    async def read(self) -> bytes:
+        """The next piece of the request's body, b"" behind it; says 100 Continue first where the client waits."""
         while self.http.their_state is h11.SEND_BODY:
             event = self.http.next_event()
             if event is h11.NEED_DATA:
                 if self.http.they_are_waiting_for_100_continue:
                     await self._send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
                 self.http.receive_data(await self.connection.receive())
-            elif isinstance(event, h11.Data):
-                yield bytes(event.data)
+            elif isinstance(event, h11.Data) and event.data:
+                return bytes(event.data)
+        return b""
 
     async def body(self, limit: int = MAX_BODY) -> bytes:
         """The whole body. Raises `ApiError` (413) beyond `limit`."""
         pieces: list[bytes] = []
         size = 0
-        async for piece in self.chunks():
+        while piece := await self.read():
             size += len(piece)
             if size > limit:
                 raise ApiError("RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
             pieces.append(piece)
         return b"".join(pieces)
 
+    async def skip_body(self, limit: int) -> bool:
+        """Read and forget what is left of the body; False where more than `limit` was left."""
+        while piece := await self.read():
+            limit -= len(piece)
+            if limit < 0:
+                return False
+        return True
+
     async def json(self, code: int, document: object, headers: Headers | None = None) -> None:
         await self.respond(code, encode(document) + b"\n", "application/json", headers)
 
-    async def error(self, error: ApiError, *, close: bool = False) -> None:
+    async def error(self, error: ApiError) -> None:
         headers = [("Retry-After", str(error.retry_after))] if error.retry_after is not None else []
-        if close:
-            headers.append(("Connection", "close"))
         await self.json(error.code, error.status, headers)
 
     async def respond(
@@ -140,15 +150,12 @@ class Exchange:
 
     async def switch(self, headers: Headers) -> bytes:
         """Answer 101; from then on the connection is the handler's. Returns what the client sent right behind."""
-        async for _ in self.chunks():
-            pass
+        await self.skip_body(MAX_BODY)
         self.code = 101
-        await self._send(
-            h11.InformationalResponse(status_code=101, headers=self._headers(headers), reason=b"Switching Protocols")
-        )
+        lines = [("X-Demo-Apiserver", self.server), *headers]
+        await self._send(h11.InformationalResponse(status_code=101, headers=lines, reason=b"Switching Protocols"))
         self.taken_over = True
-        trailing, _ = self.http.trailing_data
-        return bytes(trailing)
+        return bytes(self.http.trailing_data[0])
 
     async def wait_gone(self) -> None:
         """Return when the client has closed. What it sends meanwhile is kept for the next request."""
@@ -162,6 +169,8 @@ class Exchange:
         await self.connection.send(self.http.send(event) or b"")
 
     def _headers(self, more: Headers) -> Headers:
+        if self._closing():
+            more = [*more, ("Connection", "close")]
         return [
             ("X-Demo-Apiserver", self.server),
             ("Audit-Id", str(uuid.UUID(int=next(_audit_ids)))),

@@ -24,7 +24,7 @@ from http.client import responses
 
 import trio
 
-from lbproxy.demo.exchange import Exchange, Request
+from lbproxy.demo.exchange import MAX_BODY, Exchange, Request
 from lbproxy.demo.probes import pattern
 from lbproxy.demo.status import ApiError
 
@@ -84,8 +84,7 @@ def _stop(text: str) -> int | None:
 
 async def commit(exchange: Exchange, fault: Fault) -> None:
     """Answer as `fault` says. The request's body is read first, so that nothing but the fault ends the connection."""
-    async for _ in exchange.chunks():
-        pass
+    await exchange.skip_body(MAX_BODY)
     exchange.taken_over = True
     await trio.sleep(fault.delay)
     if fault.stop == -1:

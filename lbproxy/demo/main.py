@@ -88,36 +88,43 @@ class Demo:
 async def _demo(args: argparse.Namespace) -> None:
     _require_free(args.listen, "--listen")
     _require_free(args.admin, "--admin")
+    store = Store()
+    life.furnish(store)
     with tempfile.TemporaryDirectory(prefix="lbproxy-demo-") as directory:
         demo = Demo(Path(directory), args.listen, args.admin)
-        try:
-            # What trio.run's caller has to see is the message, not a group of one.
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_run_everything, demo, args.restart_after, nursery.cancel_scope)
-                    await anext(aiter(signals))
-                    print("\nstopping", flush=True)
-                    nursery.cancel_scope.cancel()
-        finally:
-            for child in demo.children():
-                await child.stop()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_store, store, demo.store_path)
+            try:
+                await _run_until_signalled(demo, store, args.restart_after)
+            finally:
+                # The store last: an apiserver that loses it complains.
+                for child in demo.children():
+                    await child.stop()
+                nursery.cancel_scope.cancel()
     if demo.failure:
         raise DemoError(demo.failure)
 
 
-async def _run_everything(demo: Demo, restart_after: float, everything: trio.CancelScope) -> None:
+async def _run_until_signalled(demo: Demo, store: Store, restart_after: float) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_run_until_failure, demo, store, restart_after, nursery.cancel_scope)
+            await anext(aiter(signals))
+            print("\nstopping", flush=True)
+            nursery.cancel_scope.cancel()
+
+
+async def _run_until_failure(demo: Demo, store: Store, restart_after: float, everything: trio.CancelScope) -> None:
+    """A failure becomes `demo.failure`: what `run` reports is one message, not a group of exceptions."""
     try:
-        await _start_and_mind(demo, restart_after)
+        await _start_and_mind(demo, store, restart_after)
     except* DemoError as group:
         demo.failure = str(group.exceptions[0])
     everything.cancel()
 
 
-async def _start_and_mind(demo: Demo, restart_after: float) -> None:
-    store = Store()
-    life.furnish(store)
+async def _start_and_mind(demo: Demo, store: Store, restart_after: float) -> None:
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_store, store, demo.store_path)
         for name, port in zip(NAMES, PREFERRED_PORTS, strict=True):
             apiserver = Apiserver(name, port if _is_free("127.0.0.1", port) else 0)
             demo.apiservers.append(apiserver)
@@ -167,7 +174,7 @@ def _config(demo: Demo) -> str:
         "mode: http\n"
         f"backends: [{backends}]\n"
         "health_check: {type: http, path: /readyz, interval: 1s}\n"
-        f'admin: {{bind: "{demo.admin}", socket: "{demo.directory / "lbproxy.sock"}"}}\n'
+        f'admin: {{bind: "{demo.admin}"}}\n'
         "log: {access: off}\n"
     )
 

@@ -37,7 +37,7 @@ async def echo(exchange: Exchange, server: str) -> None:
     }
     if request.first("body") == "digest":
         digest, size = hashlib.sha256(), 0
-        async for piece in exchange.chunks():
+        while piece := await exchange.read():
             digest.update(piece)
             size += len(piece)
         answer |= {"body_sha256": digest.hexdigest(), "body_length": size}

@@ -62,7 +62,8 @@ async def _serve_replica(store: Store, stream: trio.SocketStream) -> None:
     try:
         async with stream, trio.open_nursery() as nursery:
             nursery.start_soon(_send_lines, stream, outgoing)
-            async for line in _lines(stream):
+            lines = _LineReader(stream)
+            while (line := await lines.next()) is not None:
                 sender.send_nowait(encode(_do(store, json.loads(line))) + b"\n")
             nursery.cancel_scope.cancel()
     finally:
@@ -75,20 +76,25 @@ async def _send_lines(stream: trio.SocketStream, outgoing: trio.MemoryReceiveCha
             await stream.send_all(line)
 
 
-async def _lines(stream: trio.SocketStream) -> AsyncIterator[bytes]:
-    buffer = bytearray()
-    while True:
-        try:
-            data = await stream.receive_some()
-        except trio.BrokenResourceError:
-            return
-        if not data:
-            return
-        buffer += data
-        *whole, rest = buffer.split(b"\n")
-        buffer = bytearray(rest)
-        for line in whole:
-            yield bytes(line)
+class _LineReader:
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+        self._lines: deque[bytes] = deque()
+
+    async def next(self) -> bytes | None:
+        """The next line, None when the other end has hung up."""
+        while not self._lines:
+            try:
+                data = await self._stream.receive_some()
+            except trio.BrokenResourceError:
+                return None
+            if not data:
+                return None
+            *lines, rest = (self._buffer + data).split(b"\n")
+            self._buffer = rest
+            self._lines.extend(bytes(line) for line in lines)
+        return self._lines.popleft()
 
 
 def _do(store: Store, message: Json) -> Json:
@@ -131,9 +137,9 @@ class Replica:
         self._answers: dict[int, trio.MemorySendChannel[Json]] = {}
         self._next_id = 0
 
-    async def follow(self, lines: AsyncIterator[bytes]) -> None:
+    async def follow(self, lines: _LineReader) -> None:
         """Apply the leader's events until the connection ends."""
-        async for line in lines:
+        while (line := await lines.next()) is not None:
             message = json.loads(line)
             if "event" in message:
                 self._apply(message["event"], message["object"])
@@ -180,8 +186,11 @@ async def replica(path: str, gone: Callable[[], None]) -> AsyncIterator[Replica]
     """Follow the store at `path`; `gone` is called when it hangs up. Raises `OSError` where nobody listens."""
     stream = await trio.open_unix_socket(path)
     async with stream, trio.open_nursery() as nursery:
-        lines = _lines(stream)
-        made = Replica(stream, json.loads(await anext(lines)))
+        lines = _LineReader(stream)
+        base = await lines.next()
+        if base is None:
+            raise ConnectionError("the store hung up")
+        made = Replica(stream, json.loads(base))
 
         async def follow() -> None:
             await made.follow(lines)

@@ -221,17 +221,16 @@ class SimulatedApiserver:
             if event is None:
                 break
             request = parse_request(event, peer=peer, connection=number, sequence=sequence)
-            exchange = Exchange(connection, http, request, self.name)
+            exchange = Exchange(connection, http, request, self.name, self._is_hanging_up)
             await self._answer(exchange)
             if exchange.taken_over:
                 return
-            if not await _ready_for_next(exchange) or self._hanging_up:
+            if not await _ready_for_next(exchange) or self._is_hanging_up():
                 break
             http.start_next_cycle()
         await connection.finish()
 
-    @property
-    def _hanging_up(self) -> bool:
+    def _is_hanging_up(self) -> bool:
         return self.health.phase is Phase.TERMINATING
 
     async def _next_request(self, connection: Connection, http: h11.Connection) -> h11.Request | None:
@@ -273,7 +272,7 @@ class SimulatedApiserver:
         except ApiError as error:
             if exchange.code:
                 raise BrokenPipeError("failed in the middle of an answer") from error
-            await exchange.error(error, close=self._hanging_up)
+            await exchange.error(error)
         finally:
             self.seen.append(Seen(exchange.request, verb, exchange.code))
             self._note_change()
@@ -377,11 +376,9 @@ async def _serve_discovery(exchange: Exchange) -> None:
 
 async def _ready_for_next(exchange: Exchange) -> bool:
     """Read what is left of the request; False where the connection must close instead."""
-    http, left = exchange.http, MAX_BODY
-    async for piece in exchange.chunks():
-        left -= len(piece)
-        if left < 0:
-            return False
+    http = exchange.http
+    if not await exchange.skip_body(MAX_BODY):
+        return False
     return http.their_state is h11.DONE and http.our_state is h11.DONE
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,7 @@ class Client:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.http = h11.Connection(h11.CLIENT, max_incomplete_event_size=1024 * 1024)
+        self.buffer = b""
 
     async def next(self) -> Any:
         """The next h11 event. Raises `h11.RemoteProtocolError` where the answer is cut off."""
@@ -60,31 +61,54 @@ class Client:
 
     async def answer(self) -> Answer:
         head = await self.head()
-        body = b"".join([bytes(data) async for data in self.data()])
+        body = b""
+        while (data := await self.data()) is not None:
+            body += data
         if self.http.our_state is h11.DONE and self.http.their_state is h11.DONE:
             self.http.start_next_cycle()
         return Answer(head.code, head.headers, body)
 
-    async def data(self) -> AsyncIterator[bytes]:
-        while not isinstance(event := await self.next(), h11.EndOfMessage):
-            yield event.data
+    async def answer_to_foreign_request(self) -> Answer:
+        """The answer to a request that the test wrote to the stream by hand."""
+        self.http.send(h11.Request(method="GET", target="/", headers=[("Host", "test")]))
+        self.http.send(h11.EndOfMessage())
+        with trio.fail_after(10):
+            return await self.answer()
+
+    async def data(self) -> bytes | None:
+        """The next piece of the answer's body, None at its proper end. Raises `h11.RemoteProtocolError` at others."""
+        event = await self.next()
+        return None if isinstance(event, h11.EndOfMessage) else bytes(event.data)
 
     async def ask(self, method: str, target: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
         raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         await self.send(method, target, raw, headers)
         return await self.answer()
 
-    async def watch(self, target: str, headers: dict[str, str] | None = None) -> AsyncIterator[Any]:
-        """Events of a watch until it ends; raises where it does not end properly."""
+    async def open_watch(self, target: str, headers: dict[str, str] | None = None) -> Answer:
         await self.send("GET", target, headers=headers)
         head = await self.head()
         assert head.code == 200, head
-        buffer = b""
-        async for data in self.data():
-            *lines, buffer = (buffer + data).split(b"\n")
-            for line in lines:
-                yield json.loads(line)
-        assert not buffer
+        return head
+
+    async def event(self) -> Any:
+        """The next event of an open watch, None at its proper end."""
+        while b"\n" not in self.buffer:
+            data = await self.data()
+            if data is None:
+                assert not self.buffer, "ended in the middle of an event"
+                return None
+            self.buffer += data
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return json.loads(line)
+
+    async def events(self, count: int | None = None) -> list[Any]:
+        """The next `count` events, or all until the end, within 10 seconds."""
+        found: list[Any] = []
+        with trio.fail_after(10):
+            while len(found) != count and (event := await self.event()) is not None:
+                found.append(event)
+        return found
 
 
 @asynccontextmanager
@@ -93,6 +117,13 @@ async def connected(address: Address) -> AsyncIterator[Client]:
         stream = await trio.open_tcp_stream(*address)
     async with stream:
         yield Client(stream)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what happens without a signal. Raises `trio.TooSlowError` after 10 seconds."""
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.001)
 
 
 async def ask(

@@ -76,23 +76,34 @@ def section_at(path: tuple[str | int, ...]) -> Any:
 def places() -> dict[str, tuple[str, ...]]:
     """Where each key belongs, in words, such as `pools.NAME`; the top level is empty."""
     found: dict[str, list[str]] = {}
-    for place, section in sections():
-        for key in keys_of(section):
-            found.setdefault(key.name, []).append(place)
+    for place in sections():
+        for key in keys_of(place.section):
+            found.setdefault(key.name, []).append(place.name)
     return {name: tuple(where) for name, where in found.items()}
 
 
-def sections() -> Iterator[tuple[str, Any]]:
-    """Every section with its place, outer ones first."""
-    queue: list[tuple[str, Any]] = [("", Config)]
-    for place, section in queue:
-        yield place, section
-        for key in keys_of(section):
-            # A listener's timeouts are the global ones over again.
-            if key.section and not (section is Listener and key.section is Timeouts):
-                name = f"{place}.{key.name}" if place else key.name
-                suffix = ".NAME" if key.section is Pool else "[]" if key.many else ""
-                queue.append((name + suffix, key.section))
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A section where it stands in lb.yaml."""
+
+    name: str  # such as pools.NAME.backends[]; empty for the top level
+    section: Any
+    defaults: Any  # an instance with what its keys default to here, None where some are required
+
+    def default(self, key: Key) -> Any:
+        return getattr(self.defaults, key.name, key.default)
+
+
+def sections(name: str = "", section: Any = Config, defaults: Any = None) -> Iterator[Place]:
+    """Every section with its place, each before those inside it."""
+    place = Place(name, section, defaults)
+    yield place
+    for key in keys_of(section):
+        # A listener's timeouts are the global ones over again.
+        if key.section and not (section is Listener and key.section is Timeouts):
+            suffix = ".NAME" if key.section is Pool else "[]" if key.many else ""
+            inner = None if key.many else place.default(key)
+            yield from sections(f"{name}.{key.name}{suffix}".removeprefix("."), key.section, inner)
 
 
 def _key(field: dataclasses.Field[Any], hint: Any) -> Key:

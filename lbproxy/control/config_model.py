@@ -24,10 +24,11 @@ from pydantic import (
     WithJsonSchema,
     create_model,
 )
+from pydantic.json_schema import GenerateJsonSchema
 
 from lbproxy.control import config_values as values
 from lbproxy.control.config_keys import Key, keys_of
-from lbproxy.control.config_spelling import spell
+from lbproxy.control.config_spelling import bound, spell
 from lbproxy.control.config_yaml import SHORT_KEYS
 from lbproxy.core.config import Address, Algorithm, Backend, Balance, Config, Form, Listener, Pool, Unit
 
@@ -81,6 +82,12 @@ _KINDS: dict[Any, tuple[Reader, Schema]] = {
 }
 
 
+class _WithoutTitles(GenerateJsonSchema):
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """A title that repeats the key in capitals tells nobody anything."""
+        return False
+
+
 @cache
 def full_form() -> type[Section]:
     """The model of a whole lb.yaml."""
@@ -96,7 +103,7 @@ def json_schema() -> dict[str, Any]:
     parts = [(name, *_part("", key)[1:]) for name, key in (own | rest).items()]
     short = _model("ShortForm", Config, parts)
     either: Any = Annotated[full_form() | short, Field(title="lb.yaml of lbproxy")]
-    schema = TypeAdapter(either).json_schema()
+    schema = TypeAdapter(either).json_schema(schema_generator=_WithoutTitles)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -199,17 +206,9 @@ def _read(key: Key, reader: Reader, value: object, info: ValidationInfo) -> Any:
 def _check_bounds(key: Key, value: object, read: Any) -> None:
     advice = f"; {key.advice}" if key.advice else ""
     if key.minimum is not None and read < key.minimum:
-        raise ValueError(f"{values.spoken(value)} is too small, the least is {_bound(key, key.minimum)}{advice}")
+        raise ValueError(f"{values.spoken(value)} is too small, the least is {bound(key, key.minimum)}{advice}")
     if key.maximum is not None and read > key.maximum:
-        raise ValueError(f"{values.spoken(value)} is too large, the most is {_bound(key, key.maximum)}")
-
-
-def _bound(key: Key, bound: float) -> Any:
-    return (
-        spell(key, bound if isinstance(key.kind, Unit) and key.kind is not Unit.SIZE else int(bound))
-        if not key.many
-        else int(bound)
-    )
+        raise ValueError(f"{values.spoken(value)} is too large, the most is {bound(key, key.maximum)}")
 
 
 def _listed(value: object) -> object:

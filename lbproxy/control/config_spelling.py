@@ -55,9 +55,14 @@ def _single(key: Key, value: Any) -> Any:
     return value
 
 
+def bound(key: Key, value: float) -> Any:
+    """The least or most of a key, as it would be written."""
+    return _single(key, value if key.kind in (Unit.DURATION, Unit.WHOLE, Unit.RATIO) else int(value))
+
+
 def seconds(value: float) -> str | float:
     if value == int(value):
-        return f"{int(value)}s"
+        return f"{int(value) // 3600}h" if value and value % 3600 == 0 else f"{int(value)}s"
     milliseconds = round(value * 1000)
     return f"{milliseconds}ms" if milliseconds / 1000 == value else value
 

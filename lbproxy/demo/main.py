@@ -22,6 +22,7 @@ from lbproxy.demo.store import Store
 
 NAMES = ("a", "b", "c")
 PREFERRED_PORTS = (9001, 9002, 9003)
+PREFERRED_ADMIN = "127.0.0.1:9180"
 RESTART_SECONDS = 5.0
 READY_SECONDS = 15.0
 """How long the balancer may take until it forwards a request."""
@@ -33,7 +34,9 @@ class DemoError(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default: %(default)s")
-    parser.add_argument("--admin", default="127.0.0.1:9180", metavar="HOST:PORT", help="default: %(default)s")
+    parser.add_argument(
+        "--admin", metavar="HOST:PORT", help=f"default: {PREFERRED_ADMIN}, or a free port where that is taken"
+    )
     parser.add_argument(
         "--restart-after",
         type=float,
@@ -87,11 +90,12 @@ class Demo:
 
 async def _demo(args: argparse.Namespace) -> None:
     _require_free(args.listen, "--listen")
-    _require_free(args.admin, "--admin")
+    admin = args.admin or _preferred_admin()
+    _require_free(admin, "--admin")
     store = Store()
     life.furnish(store)
     with tempfile.TemporaryDirectory(prefix="lbproxy-demo-") as directory:
-        demo = Demo(Path(directory), args.listen, args.admin)
+        demo = Demo(Path(directory), args.listen, admin)
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_store, store, demo.store_path)
             try:
@@ -142,8 +146,8 @@ async def _start_apiserver(demo: Demo, apiserver: Apiserver) -> None:
     command = [sys.executable, "-m", "lbproxy.demo.apiserver", "--bind", apiserver.address]
     command += ["--name", apiserver.name, "--store", demo.store_path]
     apiserver.child = Child(command, stop_signal=signal.SIGKILL, stdout=subprocess.PIPE)
-    line = await apiserver.child.first_line()
-    if not line:
+    line = await apiserver.child.next_line()
+    if line is None:
         raise DemoError(f"apiserver {apiserver.name} did not start on {apiserver.address}")
     apiserver.port = int(json.loads(line)["address"].rpartition(":")[2])
 
@@ -164,7 +168,8 @@ async def _start_balancer(demo: Demo) -> None:
     config = demo.directory / "lb.yaml"
     config.write_text(_config(demo))
     # SIGINT stops it at once; SIGTERM would drain.
-    demo.balancer = Child([sys.executable, "-m", "lbproxy", "-c", str(config)], stop_signal=signal.SIGINT)
+    command = [sys.executable, "-m", "lbproxy", "-c", str(config)]
+    demo.balancer = Child(command, stop_signal=signal.SIGINT, stdout=subprocess.PIPE)
 
 
 def _config(demo: Demo) -> str:
@@ -180,9 +185,20 @@ def _config(demo: Demo) -> str:
 
 
 async def _mind_balancer(demo: Demo) -> None:
+    """Show what it logs, as sentences, until it ends; that is an error."""
     assert demo.balancer is not None
+    while (line := await demo.balancer.next_line()) is not None:
+        print(f"lbproxy: {_sentence(line)}", flush=True)
     code = await demo.balancer.wait()
     raise DemoError(f"the balancer ended with status {code}")
+
+
+def _sentence(line: str) -> str:
+    """The message of a line of its log, which is JSON; anything else as it is."""
+    try:
+        return str(json.loads(line)["msg"])
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 async def _wait_served(demo: Demo) -> None:
@@ -217,6 +233,13 @@ def _is_free(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _preferred_admin() -> str:
+    if _is_free(*_split(PREFERRED_ADMIN)):
+        return PREFERRED_ADMIN
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def _require_free(address: str, option: str) -> None:

@@ -32,21 +32,26 @@ class Child:
             command, stdin=subprocess.DEVNULL, stdout=stdout, process_group=0, preexec_fn=_die_with_parent
         )
         self._pidfd = os.pidfd_open(self.process.pid)
+        self._output: trio.lowlevel.FdStream | None = None
+        self._buffer = b""
+        if self.process.stdout is not None:
+            self._output = trio.lowlevel.FdStream(os.dup(self.process.stdout.fileno()))
+            self.process.stdout.close()
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
-    async def first_line(self) -> str:
-        """The first line it prints (with `stdout=PIPE`), "" when it ends without one. The rest is not read."""
-        assert self.process.stdout is not None
-        stream = trio.lowlevel.FdStream(os.dup(self.process.stdout.fileno()))
-        self.process.stdout.close()
-        text = b""
-        async with stream:
-            while b"\n" not in text and (data := await stream.receive_some(4096)):
-                text += data
-        return text.partition(b"\n")[0].decode()
+    async def next_line(self) -> str | None:
+        """The next line it prints (with `stdout=PIPE`); None when it has closed its output."""
+        assert self._output is not None
+        while b"\n" not in self._buffer:
+            data = await self._output.receive_some(4096)
+            if not data:
+                return None
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode(errors="replace")
 
     async def wait(self) -> int:
         """Its exit status, negative for a signal."""
@@ -59,6 +64,8 @@ class Child:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+        if self._output is not None:
+            self._output.close()
         return code
 
     async def stop(self) -> None:

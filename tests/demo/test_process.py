@@ -34,7 +34,7 @@ async def apiserver(*flags: str) -> AsyncIterator[tuple[Child, Address]]:
     child = Child(command, stop_signal=signal.SIGKILL, stdout=subprocess.PIPE)
     try:
         with trio.fail_after(20):
-            said = json.loads(await child.first_line())
+            said = json.loads(await child.next_line() or "null")
         assert said["pid"] == child.pid
         host, _, port = said["address"].partition(":")
         yield child, (host, int(port))

@@ -1,0 +1,130 @@
+"""`lbproxy demo` as a user runs it: it serves, survives a kill -9, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from lbproxy.demo.process import Child
+from tests.demo.client import Address, ask, connected
+
+MAPS = "/api/v1/namespaces/kube-system/configmaps"
+
+
+class Demo:
+    def __init__(self, child: Child, address: Address) -> None:
+        self.child = child
+        self.address = address
+        self.said = ""
+
+    async def wait_for(self, pattern: str) -> re.Match[str]:
+        """The first match in what it has printed since the last one."""
+        with trio.fail_after(30):
+            while (match := re.search(pattern, self.said)) is None:
+                line = await self.child.next_line()
+                assert line is not None, f"ended without {pattern!r}: {self.said}"
+                self.said += line + "\n"
+        self.said = self.said[match.end() :]
+        return match
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes below `pid`, itself included."""
+    found = {pid}
+    for status in Path("/proc").glob("[0-9]*/task/[0-9]*/children"):
+        if int(status.parts[2]) == pid:
+            for child in status.read_text().split():
+                found |= descendants(int(child))
+    return found
+
+
+@asynccontextmanager
+async def demo(*flags: str) -> AsyncIterator[Demo]:
+    port = free_port()
+    command = [sys.executable, "-m", "lbproxy", "demo", "--listen", f"127.0.0.1:{port}"]
+    command += ["--admin", f"127.0.0.1:{free_port()}", *flags]
+    child = Child(command, stop_signal=signal.SIGINT, stdout=subprocess.PIPE)
+    try:
+        yield Demo(child, ("127.0.0.1", port))
+    finally:
+        await child.stop()
+
+
+async def test_one_apiserver_is_killed_and_nobody_notices() -> None:
+    """A watch goes on through the death of its server without a gap or a double; requests go on; it comes back."""
+    async with demo("--restart-after", "0.5") as running:
+        pids = {name: int(pid) for name, pid in [(await running.wait_for(PID)).groups() for _ in "abc"]}
+        await running.wait_for("Ctrl-C stops everything")
+        servers = {(await ask(running.address, "GET", "/version")).headers["x-demo-apiserver"] for _ in range(12)}
+        assert servers == {"a", "b", "c"}
+
+        start = (await ask(running.address, "GET", MAPS)).json["metadata"]["resourceVersion"]
+        async with connected(running.address) as watcher:
+            head = await watcher.open_watch(f"{MAPS}?watch=1&resourceVersion={start}")
+            victim = head.headers["x-demo-apiserver"]
+            beats = await watcher.events(1)
+            os.kill(pids[victim], signal.SIGKILL)
+            await running.wait_for(f"apiserver {victim} was killed by SIGKILL; back in 0.5 s")
+            for _ in range(10):
+                assert (await ask(running.address, "GET", "/version")).code == 200
+            beats += await watcher.events(2)
+        counted = [int(event["object"]["data"]["beats"]) for event in beats]
+        assert counted == list(range(counted[0], counted[0] + 3))
+        back = await running.wait_for(f"apiserver {victim} is back on (127.0.0.1:\\d+), pid (\\d+)")
+        host, _, port = back[1].partition(":")
+        assert (await ask((host, int(port)), "GET", "/readyz")).code == 200
+
+
+async def test_ctrl_c_leaves_no_process_and_no_file() -> None:
+    async with demo() as running:
+        await running.wait_for("Ctrl-C stops everything")
+        everybody = descendants(running.child.pid)
+        assert len(everybody) >= 6  # the demo, three apiservers, the balancer and its worker
+        directory = config_directory(everybody)
+        assert directory.exists()
+        os.kill(running.child.pid, signal.SIGINT)
+        with trio.fail_after(15):
+            assert await running.child.wait() == 0
+        assert not directory.exists()
+        assert everybody & {int(name) for name in os.listdir("/proc") if name.isdigit()} == set()
+
+
+def config_directory(pids: set[int]) -> Path:
+    """Where the demo keeps its files: from the balancer's `-c FILE`."""
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in pids]
+    (config,) = {words[words.index(b"-c") + 1].decode() for words in commands if b"-c" in words}
+    return Path(config).parent
+
+
+async def test_a_taken_port_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with trio.fail_after(20):
+            done = await trio.run_process(
+                [sys.executable, "-m", "lbproxy", "demo", "--listen", address],
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+            )
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines() == [
+        f"lbproxy demo: {address} is taken or not an address of this host; choose another with --listen HOST:PORT"
+    ]
+
+
+PID = r"apiserver (\w)  http://\S+  pid (\d+)"

@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema
 
 from lbproxy.control import config_values as values
+from lbproxy.control.config_address import read_address
 from lbproxy.control.config_keys import Key, keys_of
 from lbproxy.control.config_spelling import bound, spell
 from lbproxy.control.config_yaml import SHORT_KEYS
@@ -59,9 +60,10 @@ _KINDS: dict[Any, tuple[Reader, Schema]] = {
     Form.FILE: (values.text, {"type": "string"}),
     Form.CIDR: (values.cidr, {"type": "string"}),
     Form.HOST: (values.host, {"type": "string"}),
+    Form.SERVER_NAME: (values.server_name, {"type": "string"}),
     Form.TARGET: (values.target, {"type": "string", "pattern": "^/"}),
     Form.TOKEN: (values.token, {"type": "string"}),
-    Address: (values.address, {"type": "string", "pattern": "^(unix:/.*|.*:[0-9]+)$"}),
+    Address: (read_address, {"type": "string", "pattern": "^(unix:/.*|.*:[0-9]+)$"}),
     Balance: (
         values.balance,
         {
@@ -155,9 +157,11 @@ def _single(parent: str, key: Key, default: Any) -> Any:
         model: Any = _model_for(parent, key, default)
         if key.section is Backend:
             return Annotated[model, BeforeValidator(_backend, json_schema_input_type=str | model)]
-        if not key.optional:
+        if key.many:
             return model
-        worded = BeforeValidator(partial(_worded, key), json_schema_input_type=Literal[key.word, False] | model | None)
+        if not key.optional:
+            return Annotated[model, BeforeValidator(_or_empty, json_schema_input_type=model | None)]
+        worded = BeforeValidator(partial(_worded, key), json_schema_input_type=Literal[key.word, False] | model)
         return Annotated[model | None, worded]
     reader, schema = _kind(key.kind)
     return Annotated[Any, PlainValidator(partial(_read, key, reader)), WithJsonSchema(_alternatives(key, schema))]
@@ -186,7 +190,7 @@ def _alternatives(key: Key, schema: Schema) -> Schema:
         schema = schema | {name: bound for name, bound in bounds.items() if bound is not None}
     words: list[Any] = [{"const": key.word}] if key.word else []
     words += [{"const": False}] if key.word == "off" else []
-    words += [{"type": "null"}] if key.optional else []
+    words += [{"type": "null"}] if key.optional and not key.word else []
     return {"anyOf": [schema, *words]} if words else schema
 
 
@@ -194,13 +198,22 @@ def _read(key: Key, reader: Reader, value: object, info: ValidationInfo) -> Any:
     """A single value, or what its word or null stands for."""
     if key.word and (value == key.word or (value is False and key.word == "off")):
         return None if key.optional else len(os.sched_getaffinity(0))
-    if value is None and key.optional:
+    if value is None and key.optional and not key.word:
         return None
-    read = (
-        values.readable_file(value, (info.context or {}).get(DIRECTORY, "")) if key.kind is Form.FILE else reader(value)
-    )
+    if key.kind is Form.FILE:
+        return values.readable_file(value, (info.context or {}).get(DIRECTORY, ""))
+    read = _with_word(key, reader, value)
     _check_bounds(key, value, read)
     return read
+
+
+def _with_word(key: Key, reader: Reader, value: object) -> Any:
+    try:
+        return reader(value)
+    except ValueError as error:
+        if key.word:
+            raise ValueError(f"{error}; {key.word} is allowed, too") from None
+        raise
 
 
 def _check_bounds(key: Key, value: object, read: Any) -> None:
@@ -219,5 +232,13 @@ def _backend(value: object) -> object:
     return value if isinstance(value, dict) else {"address": value}
 
 
+def _or_empty(value: object) -> object:
+    """A section in which every line is commented out is nothing to YAML."""
+    return {} if value is None else value
+
+
 def _worded(key: Key, value: object) -> object:
-    return None if value == key.word or value is False else value
+    """`off` as None. Nothing at all is not taken for it: that is a section with its lines commented out."""
+    if value == key.word or value is False:
+        return None
+    return _or_empty(value)

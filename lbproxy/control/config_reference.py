@@ -36,6 +36,7 @@ _KINDS: dict[Any, str] = {
     Form.CIDR: "CIDR",
     Form.FILE: "file",
     Form.HOST: "text",
+    Form.SERVER_NAME: "DNS name or IP address",
     Form.TARGET: "path",
     Form.TOKEN: "text",
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lbproxy.control import config_values as values
+from lbproxy.control.config_address import read_address
 from lbproxy.control.config_yaml import Document, Path
 from lbproxy.core.config import Address, Admin, Algorithm, Balance
 
@@ -23,6 +24,10 @@ _WITHOUT_BACKUP = (
     Algorithm.RANDOM_TWO,
     Algorithm.SOURCE_HASH,
 )
+
+
+# A worker's counters go to the control plane in one packet (core/messages.py), and no cluster has so many apiservers.
+MAX_BACKENDS = 1000
 
 
 def check(document: Document) -> None:
@@ -63,14 +68,14 @@ def _binds(document: Document) -> Iterator[tuple[Path, Address]]:
     for path, listener in _listeners(document):
         bind = listener.get("bind")
         for index, text in enumerate(bind if isinstance(bind, list) else [bind]):
-            address = _attempt(values.address, text)
+            address = _attempt(read_address, text)
             if address is not None:
                 yield (*path, "bind", *((index,) if isinstance(bind, list) else ())), address
 
 
 def _admin_bind(document: Document) -> Iterator[tuple[Path, Address]]:
     written = document.get("admin", "bind")
-    address = _attempt(values.address, str(Admin().bind) if written is None else written)
+    address = _attempt(read_address, str(Admin().bind) if written is None else written)
     if address is not None:
         yield ("admin", "bind"), address
 
@@ -150,11 +155,19 @@ def _lists_filled(document: Document) -> None:
             )
 
 
+def _backends_counted(document: Document) -> None:
+    count = sum(len(list(_backends(document, path))) for path, _ in _pools(document))
+    if count > MAX_BACKENDS:
+        document.complain(
+            ("pools",), f"{count} backends are too many, the most is {MAX_BACKENDS} in all pools together"
+        )
+
+
 def _backends_apart(document: Document) -> None:
     for pool, _ in _pools(document):
         seen: dict[tuple[str, int], int] = {}
         for path, backend in _backends(document, pool):
-            address = _attempt(values.address, backend.get("address") if isinstance(backend, dict) else backend)
+            address = _attempt(read_address, backend.get("address") if isinstance(backend, dict) else backend)
             if address is None:
                 continue
             key = (address.host, address.port)
@@ -215,6 +228,7 @@ _RULES = (
     _binds_apart,
     _names_apart,
     _pools_named,
+    _backends_counted,
     _backends_apart,
     _backups_fit,
     _balance_fits_mode,

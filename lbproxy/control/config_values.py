@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any
 
 from lbproxy.control.config_problem import printable
-from lbproxy.core.config import Address, Algorithm, Balance
+from lbproxy.core.config import Algorithm, Balance
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
 _SCALES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -25,8 +25,9 @@ _SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _LONGEST = 366 * 86400.0  # a longer one is a slip of the unit
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/@%+~,\[\]-]{1,128}")  # every address is a name, too
-_PATH = re.compile(r"/[A-Za-z0-9_.:/@%+~,-]+")
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]{1,255}")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _TARGET = re.compile(r"/[!-~]{0,2047}")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 
@@ -42,7 +43,7 @@ def spoken(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return f'"{_shortened(value)}"'
+            return f'"{shortened(value)}"'
         case dict():
             return "a mapping"
         case list():
@@ -51,7 +52,7 @@ def spoken(value: object) -> str:
             return str(value)
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     escaped = printable(text)
     return escaped if len(escaped) <= 200 else escaped[:197] + "..."
 
@@ -155,6 +156,16 @@ def host(value: object) -> str:
     return word
 
 
+def server_name(value: object) -> str:
+    word = text(value)
+    if _DNS_NAME.fullmatch(word) and len(word) <= 253:
+        return word
+    try:
+        return str(ipaddress.ip_address(word))
+    except ValueError:
+        raise ValueError(f"{spoken(word)} is neither a DNS name nor an IP address") from None
+
+
 def target(value: object) -> str:
     word = text(value)
     if not _TARGET.fullmatch(word):
@@ -208,89 +219,6 @@ def one_of(names: list[str], value: object) -> str:
     given = value if value in ("on", "off") else spoken(value)
     words = f"must be {' or '.join(', '.join(names).rsplit(', ', 1))}, not {given}"
     raise ValueError(f"{words}; did you mean {close}?" if close else words)
-
-
-def address(value: object) -> Address:
-    """Where to listen or dial: IPv4:PORT, [IPv6]:PORT or unix:/path."""
-    if not isinstance(value, str):
-        if isinstance(value, int) and 1 <= value <= 65535 and value is not True:
-            raise ValueError(f"{value}: {_no_address(value)}")
-        raise ValueError(f"must be an address such as 10.0.1.10:6443, not {spoken(value)}")
-    if value.startswith("unix:"):
-        return _unix(value)
-    if "://" in value:
-        raise ValueError(
-            f"{spoken(value)}: write only IP:PORT, such as 10.0.1.10:6443, without {value.split('://')[0]}://"
-        )
-    return _with_port(value)
-
-
-def _unix(value: str) -> Address:
-    path = value.removeprefix("unix:")
-    if not _PATH.fullmatch(path):
-        raise ValueError(
-            f"{spoken(value)}: after unix: comes an absolute path of letters, digits and / . _ - @ % + ~ , :"
-        )
-    # sockaddr_un has room for 107 bytes and the final zero.
-    if len(path) > 107:
-        raise ValueError(f"{spoken(value)}: the path of a unix socket has at most 107 bytes")
-    return Address(value, path, 0, "unix")
-
-
-def _with_port(value: str) -> Address:
-    if value.startswith("["):
-        literal, bracket, rest = value[1:].partition("]")
-        if not bracket:
-            raise ValueError(f"{spoken(value)}: the ] after the IPv6 address is missing")
-        port = rest.removeprefix(":") if rest.startswith(":") or not rest else ""
-    else:
-        literal, _, port = value.rpartition(":") if ":" in value else (value, "", "")
-        if ":" in literal:
-            raise ValueError(f"{spoken(value)}: write an IPv6 address in brackets: [{literal}]:{port or 'PORT'}")
-    ip = _literal(literal, value, bracketed=value.startswith("["))
-    if not port:
-        raise ValueError(
-            f"{spoken(value)}: the port is missing; write {value.rstrip(':')}:PORT, such as {value.rstrip(':')}:6443"
-        )
-    return Address(value, str(ip), _port(port, value), "inet" if ip.version == 4 else "inet6")
-
-
-def _literal(literal: str, value: str, *, bracketed: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    if literal in ("", "*"):
-        port = value.rpartition(":")[2] or "PORT"
-        raise ValueError(f"{spoken(value)}: {_no_address(port)}")
-    if "%" in literal:
-        raise ValueError(f"{spoken(value)}: addresses with a zone (%) are not supported; use a global one")
-    try:
-        ip = ipaddress.ip_address(literal)
-    except ValueError:
-        raise ValueError(f"{spoken(value)}: {_no_literal(literal)}") from None
-    if bracketed and ip.version == 4:
-        raise ValueError(f"{spoken(value)}: only IPv6 addresses stand in brackets")
-    return ip
-
-
-def _no_address(port: object) -> str:
-    return f"the IP address is missing; write IP:{port} (0.0.0.0:{port} listens on every address)"
-
-
-def _no_literal(literal: str) -> str:
-    shown = _shortened(literal)
-    if literal.isascii() and literal.isdigit():
-        return _no_address(shown)
-    if re.fullmatch(r"[0-9.]+", literal) or ":" in literal:
-        return f"{shown} is not a valid IP address"
-    if not re.fullmatch(r"[\w.-]+", literal):
-        return "write IP:PORT, such as 10.0.1.10:6443"
-    return (
-        f"names are not resolved, so that the balancer does not depend on DNS; write the IP address of {shown} instead"
-    )
-
-
-def _port(port: str, value: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
-        raise ValueError(f"{spoken(value)}: {_shortened(port)} is not a port; ports are 1 to 65535")
-    return int(port)
 
 
 def balance(value: object) -> Balance:

@@ -151,6 +151,7 @@ def _load_certificates(document: Document, config: Config) -> None:
             )
 
 
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")  # RFC 9110 section 9.2.1
 _CERTIFICATES = ("ca_file", "client_cert", "client_key")
 
 
@@ -162,10 +163,19 @@ def _warnings(document: Document, config: Config) -> Iterator[Problem]:
             yield document.problem((*path, "balance"), words)
         if all(backend.state is not BackendState.READY for backend in pool.backends):
             yield document.problem((*path, "backends"), "no backend is in state ready: nothing will be served")
-        for name in _useless_tls(pool.health_check):
-            kind = pool.health_check.type
-            words = f"has no effect: the check's type is {kind.value if kind else ''}; write type: https"
-            yield document.problem((*path, "health_check", name), words)
+        unsafe = [method for method in pool.retry.methods if method not in _SAFE_METHODS]
+        if unsafe:
+            words = f"{', '.join(unsafe)} may then be executed twice, with an answer that fits only one of them"
+            yield document.problem((*path, "retry", "methods"), words)
+        yield from _check_warnings(document, (*path, "health_check"), pool.health_check)
+
+
+def _check_warnings(document: Document, path: Path, check: HealthCheck) -> Iterator[Problem]:
+    kind = check.type.value if check.type else ""
+    for name in _useless_tls(check):
+        yield document.problem((*path, name), f"has no effect: the check's type is {kind}; write type: https")
+    if check.token_file is not None and check.type is CheckType.HTTP:
+        yield document.problem((*path, "token_file"), "the token is sent without encryption: the check's type is http")
 
 
 def _useless_tls(check: HealthCheck) -> list[str]:

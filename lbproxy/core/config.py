@@ -30,6 +30,7 @@ class Form(Enum):
     CIDR = "cidr"  # 10.0.0.0/8, or one address
     FILE = "file"  # exists and can be read; relative to the directory of lb.yaml
     HOST = "host"  # can stand in a Host header
+    SERVER_NAME = "server_name"  # TLS can ask for it: a DNS name or an IP address
     TARGET = "target"  # a request target in origin form
     TOKEN = "token"  # RFC 9110 section 5.6.2, such as a method
 
@@ -43,6 +44,7 @@ Name = Annotated[str, Form.NAME]
 Cidr = Annotated[str, Form.CIDR]
 File = Annotated[str, Form.FILE]
 HostText = Annotated[str, Form.HOST]
+ServerName = Annotated[str, Form.SERVER_NAME]
 Target = Annotated[str, Form.TARGET]
 Token = Annotated[str, Form.TOKEN]
 
@@ -178,7 +180,7 @@ class HealthCheck:
     )
     ca_file: File | None = _doc(None, "PEM file with the CAs that sign the backends' certificates.")
     verify: bool | None = _doc(None, "Verify the certificate; unset: exactly when ca_file is given.")
-    server_name: HostText | None = _doc(
+    server_name: ServerName | None = _doc(
         None, "Name to expect in the certificate (and SNI); unset: the backend's address."
     )
     client_cert: File | None = _doc(

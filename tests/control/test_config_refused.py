@@ -75,6 +75,13 @@ def test_aliases_that_multiply() -> None:
     assert complaint.endswith("more than 200000 values")
 
 
+def test_too_many_backends() -> None:
+    backends = ", ".join(f"10.0.{n // 250}.{n % 250}:80" for n in range(1001))
+    assert _complaints(f"listen: 0.0.0.0:80\nmode: tcp\nbackends: [{backends}]\n") == [
+        "lb.yaml:1: pools: 1001 backends are too many, the most is 1000 in all pools together"
+    ]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_unreadable_certificate(tmp_path: Path) -> None:
     file = tmp_path / "ca.crt"

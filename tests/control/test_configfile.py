@@ -244,6 +244,32 @@ def test_tls_files_that_no_check_uses_are_warned_of(tmp_path: Path) -> None:
     assert warning.message == "health_check.ca_file: has no effect: the check's type is http; write type: https"
 
 
+def test_token_in_the_clear_is_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret")
+    (warning,) = loads(SEED + f"health_check: {{token_file: {tmp_path}/token}}").warnings
+    assert warning.message == "health_check.token_file: the token is sent without encryption: the check's type is http"
+
+
+def test_repeating_what_changes_something_is_warned_of() -> None:
+    text = FULL + "    retry: {methods: [GET, POST, PATCH]}\n"
+    (warning,) = loads(text).warnings
+    assert (warning.line, warning.message.partition(" may")[0]) == (6, "pools.api.retry.methods: POST, PATCH")
+
+
+@pytest.mark.parametrize("section", ["timeouts", "tcp", "log", "health_check", "shutdown", "admin", "http"])
+def test_a_section_with_all_its_lines_commented_out(section: str) -> None:
+    assert loads(SEED + f"{section}:\n  # nothing: 3\n").config == loads(SEED).config
+
+
+def test_an_empty_access_log_section_does_not_turn_it_off() -> None:
+    assert loads(SEED + "log:\n  access:\n    # at: [open]\n").config.log == Log()
+
+
+@pytest.mark.parametrize("name", ["lb.example", "kubernetes.default.svc", "10.0.0.1", "a" * 63, "_x.y"])
+def test_server_names(name: str) -> None:
+    assert loads(SEED + f"health_check: {{server_name: {name}}}").config.pools[0].health_check.server_name == name
+
+
 def test_files_are_found_beside_the_configuration(tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.crt")

@@ -11,6 +11,7 @@ import ipaddress
 import math
 import os
 import re
+import stat
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any
@@ -195,11 +196,16 @@ def readable_file(value: object, directory: str) -> str:
     """The path of a file that can be read, made absolute; relative ones start in `directory`."""
     word = text(value)
     path = os.path.join(directory, word)
-    if "\0" in word or not os.path.exists(path):
-        raise ValueError(f"the file {spoken(path)} does not exist")
-    if not os.path.isfile(path):
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise ValueError(f"the file {spoken(path)} does not exist") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        words = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"the file {spoken(path)} cannot be looked at: {words}") from None
+    if not stat.S_ISREG(mode):
         raise ValueError(f"{spoken(path)} is not a file")
-    if not os.access(path, os.R_OK):
+    if not os.access(path, os.R_OK, effective_ids=True):
         raise ValueError(f"the file {spoken(path)} cannot be read by uid {os.geteuid()}; check its mode")
     return path
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lbproxy.control.configfile import ConfigError, load, loads
 
+NOBODY = 65534
 CASES = Path(__file__).with_name("refused_configs.txt")
 
 
@@ -82,12 +85,32 @@ def test_too_many_backends() -> None:
     ]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_unreadable_certificate(tmp_path: Path) -> None:
-    file = tmp_path / "ca.crt"
-    file.touch(mode=0)
-    (complaint,) = _complaints(_with_check("ca_file", file))
-    assert f'the file "{file}" cannot be read by uid' in complaint
+@pytest.fixture
+def not_root() -> Iterator[int]:
+    """An effective uid that file modes bind, as root they do not."""
+    uid = os.geteuid()
+    if uid == 0:
+        os.seteuid(NOBODY)
+    yield os.geteuid()
+    os.seteuid(uid)
+
+
+def test_unreadable_certificate(not_root: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "ca.crt")
+        file.touch(mode=0)
+        complaints = _complaints(_with_check("ca_file", file))
+    words = f'the file "{file}" cannot be read by uid {not_root}; check its mode'
+    assert complaints == [f"lb.yaml:4: health_check.ca_file: {words}"]
+
+
+def test_certificate_in_a_closed_directory(not_root: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        closed = Path(directory, "pki")
+        closed.mkdir(mode=0)
+        complaints = _complaints(_with_check("ca_file", closed / "ca.crt"))
+    words = f'the file "{closed}/ca.crt" cannot be looked at: Permission denied'
+    assert complaints == [f"lb.yaml:4: health_check.ca_file: {words}"]
 
 
 def test_file_that_holds_no_certificate(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -43,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=RESTART_SECONDS,
         metavar="S",
         help="a killed apiserver comes back after S seconds; default: %(default)g",
+    )
+    parser.add_argument(
+        "--every",
+        type=float,
+        default=life.BEAT,
+        metavar="S",
+        help="something changes in the cluster every S seconds, for a watch to show; default: %(default)g",
     )
 
 
@@ -99,7 +107,7 @@ async def _demo(args: argparse.Namespace) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_store, store, demo.store_path)
             try:
-                await _run_until_signalled(demo, store, args.restart_after)
+                await _run_until_signalled(demo, store, args)
             finally:
                 # The store last: an apiserver that loses it complains.
                 for child in demo.children():
@@ -109,36 +117,36 @@ async def _demo(args: argparse.Namespace) -> None:
         raise DemoError(demo.failure)
 
 
-async def _run_until_signalled(demo: Demo, store: Store, restart_after: float) -> None:
+async def _run_until_signalled(demo: Demo, store: Store, args: argparse.Namespace) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_run_until_failure, demo, store, restart_after, nursery.cancel_scope)
+            nursery.start_soon(_run_until_failure, demo, store, args, nursery.cancel_scope)
             await anext(aiter(signals))
             print("\nstopping", flush=True)
             nursery.cancel_scope.cancel()
 
 
-async def _run_until_failure(demo: Demo, store: Store, restart_after: float, everything: trio.CancelScope) -> None:
+async def _run_until_failure(demo: Demo, store: Store, args: argparse.Namespace, everything: trio.CancelScope) -> None:
     """A failure becomes `demo.failure`: what `run` reports is one message, not a group of exceptions."""
     try:
-        await _start_and_mind(demo, store, restart_after)
+        await _start_and_mind(demo, store, args)
     except* DemoError as group:
         demo.failure = str(group.exceptions[0])
     everything.cancel()
 
 
-async def _start_and_mind(demo: Demo, store: Store, restart_after: float) -> None:
+async def _start_and_mind(demo: Demo, store: Store, args: argparse.Namespace) -> None:
     async with trio.open_nursery() as nursery:
         for name, port in zip(NAMES, PREFERRED_PORTS, strict=True):
             apiserver = Apiserver(name, port if _is_free("127.0.0.1", port) else 0)
             demo.apiservers.append(apiserver)
             await _start_apiserver(demo, apiserver)
-            nursery.start_soon(_mind_apiserver, demo, apiserver, restart_after)
+            nursery.start_soon(_mind_apiserver, demo, apiserver, args.restart_after)
         await _start_balancer(demo)
         nursery.start_soon(_mind_balancer, demo)
         await _wait_served(demo)
-        _print_instructions(demo, restart_after)
-        nursery.start_soon(life.live, store, commit_to(store))
+        _print_instructions(demo, args)
+        nursery.start_soon(partial(life.live, store, commit_to(store), interval=args.every))
 
 
 async def _start_apiserver(demo: Demo, apiserver: Apiserver) -> None:
@@ -204,7 +212,7 @@ def _sentence(line: str) -> str:
 async def _wait_served(demo: Demo) -> None:
     """Until a request through the balancer is answered. Raises `DemoError` when that takes too long."""
     with trio.move_on_after(READY_SECONDS):
-        while not await _is_served(demo.listen):  # noqa: ASYNC110  another process: there is no event to wait for
+        while not await _is_served(demo.listen):
             await trio.sleep(0.05)
         return
     raise DemoError(f"the balancer did not answer on {demo.listen} within {READY_SECONDS:g} s")
@@ -247,7 +255,7 @@ def _require_free(address: str, option: str) -> None:
         raise DemoError(f"{address} is taken or not an address of this host; choose another with {option} HOST:PORT")
 
 
-def _print_instructions(demo: Demo, restart_after: float) -> None:
+def _print_instructions(demo: Demo, args: argparse.Namespace) -> None:
     pids = {apiserver.name: apiserver.child.pid for apiserver in demo.apiservers if apiserver.child}
     url = f"http://{demo.listen}"
     for apiserver in demo.apiservers:
@@ -259,9 +267,10 @@ def _print_instructions(demo: Demo, restart_after: float) -> None:
 In another terminal:
 
   curl -i {url}/api/v1/namespaces              X-Demo-Apiserver says who answered; repeat it
-  curl -N '{url}/api/v1/configmaps?watch=1'    a watch: something changes every {life.BEAT:g} s
+  curl -N '{url}/api/v1/configmaps?watch=1'    a watch: something changes every {args.every:g} s
   kubectl -s {url} get pods -A -w
-  kill -9 {pids["a"]}    one apiserver dies (back in {restart_after:g} s); requests and watches go on
+  kill -9 {pids["a"]}    an apiserver dies: requests go to the others, clients open its watches again there;
+                   it is back after {args.restart_after:g} s
 
 Ctrl-C stops everything.
 """,

@@ -122,7 +122,7 @@ async def connected(address: Address) -> AsyncIterator[Client]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what happens without a signal. Raises `trio.TooSlowError` after 10 seconds."""
     with trio.fail_after(10):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await trio.sleep(0.001)
 
 

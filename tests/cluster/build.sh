@@ -60,7 +60,7 @@ if [ ! -f "$generated" ]; then
     -i "$inputs" -h "$work/header.txt" -r "$work/violations.txt"
 fi
 
-package=k8s.io/component-base/version
+package=k8s.io/kubernetes/vendor/k8s.io/component-base/version
 flags="-s -w -X $package.gitVersion=v1.20.2 -X $package.gitMajor=1 -X $package.gitMinor=20"
 for program in "${programs[@]}"; do
   echo "building $program"

@@ -182,9 +182,12 @@ class ControlPlane:
         return True
 
     def wait_ready(self, number: int) -> None:
-        """Wait for a master. Raises TimeoutError with where to look."""
+        """Wait for a master. Raises TimeoutError or ChildProcessError, with where to look."""
         deadline = time.monotonic() + START_TIMEOUT
         while not self.ready(number):
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    raise ChildProcessError(f"{name} has ended: see {self.directory}/{name}.log")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"master {number} is not ready: see {self.directory}/apiserver{number}.log")
             time.sleep(0.2)

@@ -1,0 +1,214 @@
+"""Who takes part, and with which configuration.
+
+All do the same work: one worker, the same listen backlog, round robin over the same three backends, TCP_NODELAY, no
+access log, no idle timeout that a run could meet. In http mode all keep connections to the backends open, pass the
+client's Host on and add X-Forwarded-For, -Proto and -Host, because that is what lbproxy does unasked. nginx and HAProxy
+are tuned beyond their defaults; what was chosen stands in the comments. Settings that trade memory or small answers for
+bulk (nginx's 64 KiB buffers per connection, HAProxy's splicing) are contenders of their own in the bulk scenarios.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+BACKLOG = 4096
+FAMILIES = ("direct", "lbproxy", "nginx", "nginx-64k", "haproxy", "haproxy-splice")  # in the order of the table
+STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a contender runs."""
+
+    directory: Path
+    port: int
+    backends: Sequence[int]  # ports on 127.0.0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """`command` is what to start, with {config} in the place of the configuration file; none: no process at all."""
+
+    name: str
+    family: str  # the row of the table; --contenders takes either
+    mode: str
+    configure: Callable[[Place], str]
+    command: tuple[str, ...] = ()
+    bulk_only: bool = False
+
+
+def contenders(lbproxy: Sequence[str] = (sys.executable, "-m", "lbproxy")) -> tuple[Contender, ...]:
+    """Everyone, in the order of the table. `lbproxy` is the command that runs it, without `-c FILE`."""
+    ours = (*lbproxy, "-c", "{config}")
+    nginx = ("nginx", "-e", "stderr", "-c", "{config}")
+    haproxy = ("haproxy", "-db", "-f", "{config}")
+    return (
+        Contender("direct-tcp", "direct", "tcp", _nothing),
+        Contender("lbproxy-tcp", "lbproxy", "tcp", _lbproxy_tcp, ours),
+        Contender("nginx-stream", "nginx", "tcp", _nginx_stream, nginx),
+        Contender("nginx-stream-64k", "nginx-64k", "tcp", _nginx_stream_64k, nginx, bulk_only=True),
+        Contender("haproxy-tcp", "haproxy", "tcp", _haproxy_tcp, haproxy),
+        Contender("haproxy-tcp-splice", "haproxy-splice", "tcp", _haproxy_tcp_splice, haproxy, bulk_only=True),
+        Contender("direct-http", "direct", "http", _nothing),
+        Contender("lbproxy-http", "lbproxy", "http", _lbproxy_http, ours),
+        Contender("nginx-http", "nginx", "http", _nginx_http, nginx),
+        Contender("nginx-http-64k", "nginx-64k", "http", _nginx_http_64k, nginx, bulk_only=True),
+        Contender("haproxy-http", "haproxy", "http", _haproxy_http, haproxy),
+        Contender("haproxy-http-splice", "haproxy-splice", "http", _haproxy_http_splice, haproxy, bulk_only=True),
+    )
+
+
+def nginx_preamble(place: Place) -> str:
+    """What every nginx here needs to run in the foreground and to keep its files in one directory."""
+    module = f"load_module {STREAM_MODULE};\n" if STREAM_MODULE.exists() else ""
+    # Started by root, a worker becomes `nobody`, who may not enter a temporary directory.
+    user = "user root root;\n" if os.geteuid() == 0 else ""
+    return (
+        f"{module}{user}daemon off;\nworker_processes 1;\npid {place.directory}/nginx-{place.port}.pid;\n"
+        "worker_rlimit_nofile 20000;\nevents { worker_connections 10000; }\n"
+    )
+
+
+def _nothing(_place: Place) -> str:
+    return ""
+
+
+def _lbproxy_tcp(place: Place) -> str:
+    return _lbproxy(place, "tcp")
+
+
+def _lbproxy_http(place: Place) -> str:
+    return _lbproxy(place, "http")
+
+
+def _lbproxy(place: Place, mode: str) -> str:
+    # Checks stay on, as they are in every real lb.yaml: their cost is part of the balancer's.
+    return f"""\
+workers: 1
+listeners:
+  - {{name: bench, bind: "127.0.0.1:{place.port}", mode: {mode}, pool: backends, backlog: {BACKLOG}}}
+pools:
+  backends:
+    balance: round_robin
+    backends: [{", ".join(f'"127.0.0.1:{port}"' for port in place.backends)}]
+    health_check: {{type: http, path: /readyz, interval: 2s}}
+admin: {{bind: off}}
+log: {{access: off}}
+"""
+
+
+def _nginx_stream(place: Place) -> str:
+    return _nginx_stream_with(place, "")
+
+
+def _nginx_stream_64k(place: Place) -> str:
+    return _nginx_stream_with(place, "proxy_buffer_size 64k;")
+
+
+def _nginx_stream_with(place: Place, buffers: str) -> str:
+    return f"""\
+{nginx_preamble(place)}
+stream {{
+  upstream backends {{ {_nginx_servers(place)} }}
+  server {{
+    listen 127.0.0.1:{place.port} backlog={BACKLOG};
+    proxy_pass backends;
+    proxy_connect_timeout 1s;
+    proxy_timeout 1h;
+    tcp_nodelay on;
+    {buffers}
+  }}
+}}
+"""
+
+
+def _nginx_http(place: Place) -> str:
+    return _nginx_http_with(place, "")
+
+
+def _nginx_http_64k(place: Place) -> str:
+    return _nginx_http_with(place, "proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;")
+
+
+def _nginx_http_with(place: Place, buffers: str) -> str:
+    # nginx before 1.29.7 speaks HTTP/1.0 to backends and closes each connection unless told otherwise: beating that
+    # would prove nothing. Buffering is off because watches need it off.
+    return f"""\
+{nginx_preamble(place)}
+http {{
+  access_log off;
+  keepalive_requests 1000000000;
+  keepalive_timeout 1h;
+  upstream backends {{ {_nginx_servers(place)} keepalive 256; keepalive_requests 1000000000; }}
+  server {{
+    listen 127.0.0.1:{place.port} backlog={BACKLOG};
+    location / {{
+      proxy_pass http://backends;
+      proxy_http_version 1.1;
+      proxy_buffering off;
+      {buffers}
+      proxy_connect_timeout 1s;
+      proxy_read_timeout 1h;
+      proxy_set_header Connection "";
+      proxy_set_header Host $http_host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_set_header X-Forwarded-Proto $scheme;
+      proxy_set_header X-Forwarded-Host $http_host;
+    }}
+  }}
+}}
+"""
+
+
+def _nginx_servers(place: Place) -> str:
+    return " ".join(f"server 127.0.0.1:{port};" for port in place.backends)
+
+
+def _haproxy_tcp(place: Place) -> str:
+    return _haproxy(place, "mode tcp")
+
+
+def _haproxy_tcp_splice(place: Place) -> str:
+    return _haproxy(place, "mode tcp", "option splice-auto")
+
+
+def _haproxy_http(place: Place) -> str:
+    return _haproxy(place, *_HAPROXY_HTTP)
+
+
+def _haproxy_http_splice(place: Place) -> str:
+    return _haproxy(place, *_HAPROXY_HTTP, "option splice-auto")
+
+
+_HAPROXY_HTTP = (
+    "mode http",
+    "http-reuse always",
+    "option forwardfor",
+    "http-request set-header X-Forwarded-Proto http",
+    "http-request set-header X-Forwarded-Host %[req.hdr(Host)]",
+)
+
+
+def _haproxy(place: Place, *lines: str) -> str:
+    ours = "".join(f"  {line}\n" for line in lines)
+    servers = "".join(f"  server s{port} 127.0.0.1:{port} check inter 2s\n" for port in place.backends)
+    return f"""\
+global
+  nbthread 1
+  maxconn 4000
+defaults
+  timeout connect 1s
+  timeout client 1h
+  timeout server 1h
+  timeout http-request 1m
+  timeout http-keep-alive 1h
+  timeout check 5s
+listen bench
+  bind 127.0.0.1:{place.port} backlog {BACKLOG}
+  balance roundrobin
+  option httpchk GET /readyz
+{ours}{servers}"""

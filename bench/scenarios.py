@@ -1,0 +1,52 @@
+"""What is asked of every contender: the rows of the benchmark."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+
+SMALL_BODY = (
+    b'{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success",'
+    b'"message":"an answer of the usual small size"}'
+)
+# Fixed, so that two runs ask for the same bytes; random, so that nothing in between can make it smaller.
+LARGE_BODY = random.Random(1).randbytes(1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Something that the backends serve."""
+
+    path: str
+    body: bytes
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.body).hexdigest()
+
+
+SMALL = Resource("/", SMALL_BODY)
+LARGE = Resource("/large", LARGE_BODY)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One kind of load. An operation is one complete answer, and with `close` its connection too."""
+
+    name: str
+    mode: str  # tcp | http: which contenders take part
+    title: str
+    resource: Resource
+    close: bool = False  # the client opens a connection for each request, and asks for its end
+    bulk: bool = False  # the cost is in the bytes: variants that differ only in how they move bytes take part
+
+
+SCENARIOS = (
+    Scenario("tcp-keepalive", "tcp", "tcp: small request on a kept connection", SMALL),
+    Scenario("http-keepalive", "http", "http: small request on a kept connection", SMALL),
+    Scenario("tcp-connection", "tcp", "tcp: a connection per request", SMALL, close=True),
+    Scenario("http-connection", "http", "http: a client connection per request", SMALL, close=True),
+    Scenario("tcp-1m", "tcp", "tcp: 1 MB bodies", LARGE, bulk=True),
+    Scenario("http-1m", "http", "http: 1 MB bodies", LARGE, bulk=True),
+)

@@ -1,0 +1,149 @@
+"""A whole run: start the field, take all turns with a progress bar beside them, report, stop the field."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bench.field import Cpus, Field, field
+from bench.load import LoadError
+from bench.machine import machine, versions
+from bench.measure import Run, Settings, measure, turns, warm_up
+from bench.report import Report, explanation, one_line, table
+from bench.selection import Selection
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    preset: str
+    settings: Settings
+    selection: Selection
+    pin: bool
+    results: Path  # the directory where every result is kept
+    json: Path | None
+
+    def run(self) -> int:
+        """Exit status: 0 all ran without an error and with every byte, 1 otherwise, 130 interrupted."""
+        console = _console()
+        allowed = os.sched_getaffinity(0)
+        cpus = Cpus.share(allowed, pin=self.pin)
+        _raise_open_files()
+        os.sched_setaffinity(0, cpus.rest)  # for wrk, which inherits it
+        try:
+            with tempfile.TemporaryDirectory(prefix="lbproxy-bench-") as name, _terminable():
+                directory = Path(name)
+                with field(self.selection.contenders, directory, cpus) as started:
+                    report = self._measure(started, cpus, console)
+        except LoadError as error:
+            console.print(f"[red]{error}", highlight=False)
+            return 1
+        except KeyboardInterrupt:
+            return 130
+        finally:
+            os.sched_setaffinity(0, allowed)
+        return self._conclude(report, console)
+
+    def _measure(self, started: Field, cpus: Cpus, console: Console) -> Report:
+        begin = datetime.now().astimezone()
+        runs: list[Run] = []
+        failed = dict(started.failed)
+        for contender, why in failed.items():
+            console.print(f"[red]{contender} does not take part: {why}", highlight=False)
+        interrupted = False
+        try:
+            self._take_turns(started, runs, failed, console)
+        except KeyboardInterrupt:
+            interrupted = True  # what has been measured is still shown and kept
+        return Report(
+            started=begin.isoformat(timespec="seconds"),
+            preset=self.preset,
+            settings=self.settings,
+            machine=machine(),
+            versions=versions(),
+            cpus={"contender": sorted(cpus.contender), "rest": sorted(cpus.rest)},
+            configurations={each.contender.name: each.config for each in started.entrants if each.config},
+            failed=failed,
+            interrupted=interrupted,
+            runs=runs,
+        )
+
+    def _take_turns(self, started: Field, runs: list[Run], failed: dict[str, str], console: Console) -> None:
+        scenarios = self.selection.scenarios
+        todo = turns(started, scenarios, self.settings.rounds)
+        with _progress(console) as progress:
+            task = progress.add_task("warming up", total=len(todo))
+            progress.console.print(f"{len(todo)} runs of {self.settings.seconds} s")
+            for _ in warm_up(started, scenarios, self.settings):
+                progress.refresh()
+            for turn in todo:
+                name = f"{turn.scenario.name} {turn.entrant.contender.family}"
+                progress.update(task, description=f"round {turn.round + 1}: {name}")
+                try:
+                    runs.append(measure(turn, started, self.settings))
+                    progress.console.print(one_line(runs[-1]), highlight=False)
+                except (LoadError, OSError) as error:
+                    failed[f"{name}, round {turn.round + 1}"] = str(error)
+                    progress.console.print(f"[red]{name}: {error}", highlight=False)
+                progress.advance(task)
+
+    def _conclude(self, report: Report, console: Console) -> int:
+        if not report.runs:
+            console.print("[red]nothing was measured")
+            return 130 if report.interrupted else 1
+        files = [self.results / _file_name(report), *([self.json] if self.json else [])]
+        report.save(*files)
+        console.print()
+        console.print(report.heading(), highlight=False, style="dim")
+        console.print(table(report.runs))
+        console.print(explanation(), highlight=False, style="dim")
+        console.print(f"kept as {', '.join(str(file) for file in files)}", highlight=False)
+        return 130 if report.interrupted else 0 if report.sound else 1
+
+
+def _console() -> Console:
+    """In a pipe, rich takes 80 columns for granted; the table has 105."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def _progress(console: Console) -> Progress:
+    bar = (TextColumn("{task.description:44}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*bar, TimeElapsedColumn(), TimeRemainingColumn(), console=console, refresh_per_second=2)
+
+
+def _file_name(report: Report) -> str:
+    when = datetime.fromisoformat(report.started).strftime("%Y-%m-%d-%H%M%S")
+    return f"{when}-{report.versions['lbproxy'].replace('+', '-changed')}-{report.preset}.json"
+
+
+def _raise_open_files() -> None:
+    """Contenders inherit our limit: give them all that we may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a run as Ctrl-C does: nothing that it started stays behind."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,86 @@
+"""The real thing, as short as it gets: one second of load, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = [sys.executable, str(ROOT / "bench" / "run.py")]
+
+needs_programs = pytest.mark.skipif(
+    not all(shutil.which(name) for name in ("nginx", "wrk")), reason="needs nginx and wrk"
+)
+
+
+@needs_programs
+def test_a_short_run_counts_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    argv = ["--only", "http-keepalive", "--contenders", "direct,nginx", "--rounds", "1", "--duration", "1"]
+    done = subprocess.run(
+        [*RUN, *argv, "--json", str(file), "--results", str(tmp_path / "kept")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = json.loads(file.read_text())
+    cost = {row["family"]: row["cpu_us"] for row in kept["summary"]}
+    assert cost["direct"] is None
+    assert 1 < cost["nginx"]["median"] < 1000
+    assert all(run["verified"] and run["load"]["requests"] > 100 for run in kept["runs"])
+    assert "http-keepalive" in done.stdout
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    assert_nothing_left(tmp_path)
+
+
+@needs_programs
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_stops_all_that_it_started(tmp_path: Path, number: signal.Signals) -> None:
+    argv = [*RUN, "--only", "tcp-keepalive", "--contenders", "nginx", "--duration", "30", "--results", str(tmp_path)]
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
+    ) as bench:
+        # Should it never say that it is under way, then kill it: the read below ends, and so does the test.
+        watchdog = threading.Timer(30, bench.kill)
+        watchdog.start()
+        assert bench.stdout is not None
+        started = bench.stdout.readline()
+        bench.send_signal(number)
+        rest = bench.stdout.read()
+        watchdog.cancel()
+        assert bench.wait(10) == 130, started + rest
+    assert_nothing_left(tmp_path)
+
+
+def assert_nothing_left(directory: Path) -> None:
+    """No process has this directory, where the run kept its configurations, in its command line."""
+    lines = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.exists()]
+    mark = f"{directory}/lbproxy-bench-".encode()
+    assert not [line for line in lines if mark in line]
+    assert not list(directory.glob("lbproxy-bench-*"))
+
+
+def test_wrong_usage_says_what_there_is() -> None:
+    done = subprocess.run([*RUN, "--only", "tcp-keepalife"], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "nothing is called 'tcp-keepalife'; there are" in done.stderr
+
+
+def test_a_missing_program_is_named_with_what_installs_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        RUN, capture_output=True, text=True, timeout=30, check=False, env=os.environ | {"PATH": str(tmp_path)}
+    )
+    assert done.returncode == 2
+    assert "haproxy, nginx, wrk" in done.stderr
+    assert "apt-get install" in done.stderr

@@ -128,6 +128,6 @@ def explanation() -> str:
     return (
         "Medians. CPU µs/op: CPU time of all processes of the contender per operation. all CPU: the same of load "
         f"generator, backends and contender together. noisy: runs in which others used more than {NOISY:.0%} of the "
-        "machine, left out where there are quiet ones. Latency is taken at full load and is mostly queueing: see "
+        "machine, left out where most are quiet. Latency is taken at full load and is mostly queueing: see "
         "bench/README.md."
     )

@@ -25,7 +25,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One contender in one scenario, over all rounds. Noisy runs count only where there are no others."""
+    """One contender in one scenario, over all rounds.
+
+    Noisy runs are left out of the medians where at least half of the runs of every contender in the scenario are
+    quiet, and nowhere else: noise makes all of them dearer, so quiet runs may not be compared with noisy ones.
+    """
 
     scenario: str
     contender: str
@@ -48,13 +52,16 @@ def rows(runs: Sequence[Run]) -> list[Row]:
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.scenario, run.family), []).append(run)
-    plain = {key: _row(group) for key, group in groups.items()}
+    dirty = {scenario for (scenario, _), group in groups.items() if len(_quiet(group)) * 2 < len(group)}
+    plain = {key: _row(group, group if key[0] in dirty else _quiet(group)) for key, group in groups.items()}
     return [_compared(row, plain.get((row.scenario, REFERENCE))) for row in plain.values()]
 
 
-def _row(runs: Sequence[Run]) -> Row:
-    quiet = [run for run in runs if not run.noisy]
-    counted = quiet or runs
+def _quiet(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if not run.noisy]
+
+
+def _row(runs: Sequence[Run], counted: Sequence[Run]) -> Row:
     first = runs[0]
     costs = [run.cpu_us for run in counted if run.cpu_us is not None]
     return Row(
@@ -62,7 +69,7 @@ def _row(runs: Sequence[Run]) -> Row:
         contender=first.contender,
         family=first.family,
         runs=len(runs),
-        noisy=len(runs) - len(quiet),
+        noisy=len(runs) - len(_quiet(runs)),
         errors=sum(run.load.failed for run in runs),
         unverified=sum(not run.verified for run in runs),
         cpu_us=Spread.of(costs) if costs else None,

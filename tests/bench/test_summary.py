@@ -50,6 +50,12 @@ def test_noisy_runs_are_left_out_where_there_are_quiet_ones() -> None:
     assert (row.runs, row.noisy) == (3, 1)
 
 
+def test_quiet_runs_of_one_are_not_compared_with_noisy_runs_of_another() -> None:
+    found = by_family([run("lbproxy", 90.0, foreign=0.5), run("nginx", 10.0), run("nginx", 50.0, foreign=0.5)])
+    assert found["nginx"].cpu_us == Spread(30.0, 10.0, 50.0)
+    assert found["lbproxy"].cpu_ratio == 3.0
+
+
 def test_all_noisy_runs_are_better_than_none() -> None:
     assert by_family([run("lbproxy", 90.0, foreign=0.5)])["lbproxy"].cpu_us == Spread(90.0, 90.0, 90.0)
 

@@ -1,7 +1,7 @@
 """Why a connection or request ended: HAProxy's two letters, who ended it and in which phase.
 
 The first letter is who: C the client, S the backend, c a client-side timeout, s a backend-side timeout, P lbproxy
-itself, R a limit of lbproxy, D the backend was found dead, K the operator or a shutdown, - nobody: it just ended.
+itself, R a limit of lbproxy, K a shutdown, I a bug, - nobody: it just ended.
 The second is when: R reading the request, C connecting to a backend, H waiting for the response's head, D data,
 - after everything was said. (HAProxy configuration manual, "Session state at disconnection".)
 """
@@ -14,7 +14,6 @@ from enum import Enum
 class Termination(Enum):
     NORMAL = "--"
     CLIENT_ABORT_REQUEST = "CR"
-    CLIENT_ABORT_CONNECT = "CC"
     CLIENT_ABORT_HEAD = "CH"
     CLIENT_ABORT_DATA = "CD"
     CLIENT_TIMEOUT_REQUEST = "cR"
@@ -30,7 +29,5 @@ class Termination(Enum):
     BAD_BODY = "PD"
     NO_BACKEND = "PC"
     LIMIT = "RC"
-    BACKEND_DEAD = "DD"
-    SHUTDOWN_REQUEST = "KR"
     SHUTDOWN_DATA = "KD"
     INTERNAL = "ID"

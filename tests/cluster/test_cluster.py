@@ -58,28 +58,29 @@ def kubectl(request: pytest.FixtureRequest, cluster: ControlPlane, balancer: Bal
     return Kubectl(cluster.kubeconfig("admin", DOORS[request.param]))
 
 
-def test_everyday_work(kubectl: Kubectl, tmp_path: Path) -> None:
+def test_everyday_work(kubectl: Kubectl, request: pytest.FixtureRequest) -> None:
+    namespace = f"everyday-{request.node.callspec.id}"
     assert "kube-system" in kubectl("get", "namespaces")
     assert "configmaps" in kubectl("api-resources")
     assert json.loads(kubectl("get", "--raw", "/version"))["platform"].startswith("linux/")
-    kubectl("create", "namespace", "everyday")
-    kubectl("-n", "everyday", "create", "configmap", "one", "--from-literal=a=b")
-    kubectl("-n", "everyday", "annotate", "configmap", "one", "note=x y/z%20ä")
-    kubectl("-n", "everyday", "label", "configmap", "one", "color=blue")
-    assert "one" in kubectl("-n", "everyday", "get", "configmap", "-l", "color=blue")
-    manifest = kubectl("-n", "everyday", "get", "configmap", "one", "-o", "json")
+    kubectl("create", "namespace", namespace)
+    kubectl("-n", namespace, "create", "configmap", "one", "--from-literal=a=b")
+    kubectl("-n", namespace, "annotate", "configmap", "one", "note=x y/z%20ä")
+    kubectl("-n", namespace, "label", "configmap", "one", "color=blue")
+    assert "one" in kubectl("-n", namespace, "get", "configmap", "-l", "color=blue")
+    manifest = kubectl("-n", namespace, "get", "configmap", "one", "-o", "json")
     assert json.loads(manifest)["metadata"]["annotations"]["note"] == "x y/z%20ä"
-    kubectl("-n", "everyday", "replace", "-f", "-", stdin=manifest)
-    kubectl("-n", "everyday", "patch", "configmap", "one", "-p", '{"data":{"a":"c"}}')
-    assert kubectl("-n", "everyday", "get", "configmap", "one", "-o", "jsonpath={.data.a}") == "c"
+    kubectl("-n", namespace, "replace", "-f", "-", stdin=manifest)
+    kubectl("-n", namespace, "patch", "configmap", "one", "-p", '{"data":{"a":"c"}}')
+    assert kubectl("-n", namespace, "get", "configmap", "one", "-o", "jsonpath={.data.a}") == "c"
     deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {replicas: 0, selector: "
     deployment += (
         "{matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}"
     )
-    kubectl("-n", "everyday", "apply", "-f", "-", stdin=deployment)
-    kubectl("-n", "everyday", "delete", "deployment", "web", "--wait=true")
-    kubectl("-n", "everyday", "delete", "configmap", "one")
-    kubectl("delete", "namespace", "everyday", "--wait=false")
+    kubectl("-n", namespace, "apply", "-f", "-", stdin=deployment)
+    kubectl("-n", namespace, "delete", "deployment", "web", "--wait=true")
+    kubectl("-n", namespace, "delete", "configmap", "one")
+    kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 def test_the_client_certificate_reaches_the_apiserver(cluster: ControlPlane, balancer: Balancer) -> None:
@@ -141,11 +142,11 @@ class Work:
             number += 1
             one = f"{self.name}-{number}"
             await self._call("create", "configmap", one, "--from-literal=a=b")
+            self.kept.append(one)
             await self._call("get", "configmap", one)
             if number % 2:
-                self.kept.append(one)
-            else:
                 await self._call("delete", "configmap", one)
+                self.kept.remove(one)
 
     async def _call(self, *words: str) -> None:
         async with self.between_calls:

@@ -1,4 +1,4 @@
-"""Just enough WebSocket (RFC 6455) to be the far end of `kubectl exec` and `attach`.
+"""Just enough WebSocket (RFC 6455) to be the far end of `kubectl exec`, `attach` and `port-forward`.
 
 Remote command streams are multiplexed by a first byte: 0 stdin, 1 stdout, 2 stderr, 3 the final Status, 4 terminal
 size; with v5.channel.k8s.io, 255 followed by a channel's number closes that channel.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 import trio
 
+from lbproxy.demo.connection import Connection
 from lbproxy.demo.exchange import Exchange
+from lbproxy.demo.spdy import SpdyEcho
 from lbproxy.demo.store import encode
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -91,62 +95,102 @@ def _unmask(payload: bytes, mask: bytes) -> bytes:
     return (int.from_bytes(payload) ^ int.from_bytes(repeated)).to_bytes(size)
 
 
-async def serve(exchange: Exchange, protocol: str | None, offered: list[str]) -> None:
-    """Shake hands, then echo. `protocol` None: not a remote command, so whole messages are echoed."""
+class Far(Protocol):
+    """The far end of a connection: messages in, frames out. After `finished` nothing more is wanted."""
+
+    finished: bool
+
+    def opened(self) -> bytes: ...
+
+    def message(self, opcode: int, payload: bytes) -> bytes: ...
+
+
+class Echo:
+    """Whole messages come back as they are."""
+
+    def __init__(self) -> None:
+        self.finished = False
+
+    def opened(self) -> bytes:
+        return b""
+
+    def message(self, opcode: int, payload: bytes) -> bytes:
+        return frame(opcode, payload)
+
+
+class SpdyTunnel(Echo):
+    """SPDY inside binary messages."""
+
+    def __init__(self, inner: SpdyEcho) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def message(self, opcode: int, payload: bytes) -> bytes:
+        answer = self._inner.feed(payload)
+        return frame(Opcode.BINARY, answer) if answer else b""
+
+
+class Command(Echo):
+    """A command that prints its words, then its input, and ends well."""
+
+    def __init__(self, greeting: bytes, *, stdin: bool) -> None:
+        super().__init__()
+        self._greeting = greeting
+        self._stdin = stdin
+
+    def opened(self) -> bytes:
+        said = _channel(STDOUT, self._greeting)
+        return said if self._stdin else said + self._end()
+
+    def message(self, opcode: int, payload: bytes) -> bytes:
+        if payload[:1] == bytes([CLOSE_CHANNEL]):
+            return self._end()
+        return _channel(STDOUT, payload[1:]) if payload[:1] == bytes([STDIN]) else b""
+
+    def _end(self) -> bytes:
+        self.finished = True
+        status = encode({"metadata": {}, "status": "Success"})
+        return _channel(STATUS, status) + frame(Opcode.CLOSE, (1000).to_bytes(2))
+
+
+def _channel(number: int, payload: bytes) -> bytes:
+    return frame(Opcode.BINARY, bytes([number]) + payload)
+
+
+async def serve(exchange: Exchange, protocol: str, far: Far) -> None:
+    """Shake hands, then let `far` answer until one side closes."""
     key = exchange.request.header("sec-websocket-key")
     if not key:
         await exchange.respond(400, b"Sec-WebSocket-Key required\n")
         return
     headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_key(key))]
-    chosen = protocol or next((name for name in offered if name), None)
-    if chosen:
-        headers.append(("Sec-WebSocket-Protocol", chosen))
+    if protocol:
+        headers.append(("Sec-WebSocket-Protocol", protocol))
     connection = exchange.connection
     try:
         data = await exchange.switch(headers)
-        await _converse(exchange, data, command=protocol is not None)
+        await _converse(connection, data, far)
         await connection.finish()
-    except (OSError, ValueError, trio.ClosedResourceError):
+    except (OSError, ValueError, zlib.error, trio.ClosedResourceError):
         connection.reset()
 
 
-async def _converse(exchange: Exchange, data: bytes, *, command: bool) -> None:
-    connection, reader = exchange.connection, FrameReader()
-    if command:
-        words = " ".join(exchange.request.query.get("command", ["attach"]))
-        await connection.send(_channel(STDOUT, f"{exchange.server}: {words}\n".encode()))
-        if not exchange.request.flag("stdin"):
-            await _say_goodbye(exchange)
-            return
-    while True:
+async def _converse(connection: Connection, data: bytes, far: Far) -> None:
+    reader = FrameReader()
+    await connection.send(far.opened())
+    while not far.finished:
         for received in reader.feed(data):
-            if received.opcode == Opcode.CLOSE:
-                await connection.send(frame(Opcode.CLOSE, received.payload))
+            match received.opcode:
+                case Opcode.CLOSE:
+                    await connection.send(frame(Opcode.CLOSE, received.payload))
+                    return
+                case Opcode.PING:
+                    await connection.send(frame(Opcode.PONG, received.payload))
+                case Opcode.PONG:
+                    pass
+                case _ if not far.finished:
+                    await connection.send(far.message(received.opcode, received.payload))
+        if not far.finished:
+            data = await connection.receive()
+            if not data:
                 return
-            if command and received.payload[:1] == bytes([CLOSE_CHANNEL]):
-                await _say_goodbye(exchange)
-                return
-            await _echo(exchange, received, command=command)
-        data = await connection.receive()
-        if not data:
-            return
-
-
-async def _echo(exchange: Exchange, received: Frame, *, command: bool) -> None:
-    if received.opcode == Opcode.PING:
-        await exchange.connection.send(frame(Opcode.PONG, received.payload))
-    elif received.opcode == Opcode.PONG:
-        return
-    elif not command:
-        await exchange.connection.send(frame(received.opcode, received.payload))
-    elif received.payload[:1] == bytes([STDIN]):
-        await exchange.connection.send(_channel(STDOUT, received.payload[1:]))
-
-
-async def _say_goodbye(exchange: Exchange) -> None:
-    status = encode({"metadata": {}, "status": "Success"})
-    await exchange.connection.send(_channel(STATUS, status) + frame(Opcode.CLOSE, (1000).to_bytes(2)))
-
-
-def _channel(number: int, payload: bytes) -> bytes:
-    return frame(Opcode.BINARY, bytes([number]) + payload)

@@ -34,7 +34,7 @@ class Kubectl:
     def __init__(self, url: str, home: Path) -> None:
         assert KUBECTL is not None
         self._command = [KUBECTL, "-s", url]
-        self._environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
+        self.environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
 
     async def __call__(self, *words: str, stdin: bytes = b"") -> str:
         """What it prints; fails where it fails."""
@@ -45,7 +45,7 @@ class Kubectl:
                 capture_stdout=True,
                 stderr=subprocess.STDOUT,
                 check=False,
-                env=self._environment,
+                env=self.environment,
             )
         text = done.stdout.decode()
         assert done.returncode == 0, text
@@ -54,7 +54,7 @@ class Kubectl:
     async def run(self, *words: str, task_status: trio.TaskStatus[trio.Process]) -> None:
         """Run until cancelled; its standard output is a pipe of the process handed out."""
         command = [*self._command, *words]
-        process = partial(trio.run_process, stdout=subprocess.PIPE, env=self._environment, check=False)
+        process = partial(trio.run_process, stdout=subprocess.PIPE, env=self.environment, check=False)
         async with trio.open_nursery() as nursery:
             task_status.started(await nursery.start(process, command))
 
@@ -93,10 +93,32 @@ async def test_applying_a_manifest_twice(kubectl: Kubectl) -> None:
     assert await kubectl("get", "configmap", "z", "-o", "jsonpath={.data.k}") == "2"
 
 
-async def test_logs_and_exec(kubectl: Kubectl) -> None:
+async def test_logs(kubectl: Kubectl) -> None:
     assert "line 0" in await kubectl("logs", "web-1", "--tail=1")
+
+
+@pytest.mark.parametrize("websockets", ["true", "false"])
+async def test_exec_over_websocket_and_over_spdy(kubectl: Kubectl, server: SimulatedApiserver, websockets: str) -> None:
+    kubectl.environment["KUBECTL_REMOTE_COMMAND_WEBSOCKETS"] = websockets
     assert await kubectl("exec", "web-1", "--", "ls", "-l") == "a: ls -l\n"
     assert await kubectl("exec", "-i", "web-1", "--", "cat", stdin=b"hello\n") == "a: cat\nhello\n"
+    assert server.counts["GET pods/exec" if websockets == "true" else "POST pods/exec"] == 2
+
+
+@pytest.mark.parametrize("websockets", ["true", "false"])
+async def test_port_forward_tunnelled_and_over_spdy(kubectl: Kubectl, websockets: str) -> None:
+    kubectl.environment["KUBECTL_PORT_FORWARD_WEBSOCKETS"] = websockets
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(kubectl.run, "port-forward", "pod/web-1", "--address", "127.0.0.1", ":80")
+        with trio.fail_after(10):
+            said = bytes(await process.stdout.receive_some()).decode()
+            port = int(said.partition(" -> ")[0].rpartition(":")[2])
+            for text in (b"one", b"two"):
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+                async with stream:
+                    await stream.send_all(text)
+                    assert await stream.receive_some() == text
+        process.terminate()
 
 
 def is_watching(server: SimulatedApiserver, number: int) -> bool:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.scenarios import Mode
+
 BACKLOG = 4096
 FAMILIES = ("direct", "lbproxy", "nginx", "nginx-64k", "haproxy", "haproxy-splice")  # in the order of the table
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
@@ -35,7 +37,7 @@ class Contender:
 
     name: str
     family: str  # the row of the table; --contenders takes either
-    mode: str
+    mode: Mode
     configure: Callable[[Place], str]
     command: tuple[str, ...] = ()
     bulk_only: bool = False
@@ -47,18 +49,18 @@ def contenders(lbproxy: Sequence[str] = (sys.executable, "-m", "lbproxy")) -> tu
     nginx = ("nginx", "-e", "stderr", "-c", "{config}")
     haproxy = ("haproxy", "-db", "-f", "{config}")
     return (
-        Contender("direct-tcp", "direct", "tcp", _nothing),
-        Contender("lbproxy-tcp", "lbproxy", "tcp", _lbproxy_tcp, ours),
-        Contender("nginx-stream", "nginx", "tcp", _nginx_stream, nginx),
-        Contender("nginx-stream-64k", "nginx-64k", "tcp", _nginx_stream_64k, nginx, bulk_only=True),
-        Contender("haproxy-tcp", "haproxy", "tcp", _haproxy_tcp, haproxy),
-        Contender("haproxy-tcp-splice", "haproxy-splice", "tcp", _haproxy_tcp_splice, haproxy, bulk_only=True),
-        Contender("direct-http", "direct", "http", _nothing),
-        Contender("lbproxy-http", "lbproxy", "http", _lbproxy_http, ours),
-        Contender("nginx-http", "nginx", "http", _nginx_http, nginx),
-        Contender("nginx-http-64k", "nginx-64k", "http", _nginx_http_64k, nginx, bulk_only=True),
-        Contender("haproxy-http", "haproxy", "http", _haproxy_http, haproxy),
-        Contender("haproxy-http-splice", "haproxy-splice", "http", _haproxy_http_splice, haproxy, bulk_only=True),
+        Contender("direct-tcp", "direct", Mode.TCP, _nothing),
+        Contender("lbproxy-tcp", "lbproxy", Mode.TCP, _lbproxy_tcp, ours),
+        Contender("nginx-stream", "nginx", Mode.TCP, _nginx_stream, nginx),
+        Contender("nginx-stream-64k", "nginx-64k", Mode.TCP, _nginx_stream_64k, nginx, bulk_only=True),
+        Contender("haproxy-tcp", "haproxy", Mode.TCP, _haproxy_tcp, haproxy),
+        Contender("haproxy-tcp-splice", "haproxy-splice", Mode.TCP, _haproxy_tcp_splice, haproxy, bulk_only=True),
+        Contender("direct-http", "direct", Mode.HTTP, _nothing),
+        Contender("lbproxy-http", "lbproxy", Mode.HTTP, _lbproxy_http, ours),
+        Contender("nginx-http", "nginx", Mode.HTTP, _nginx_http, nginx),
+        Contender("nginx-http-64k", "nginx-64k", Mode.HTTP, _nginx_http_64k, nginx, bulk_only=True),
+        Contender("haproxy-http", "haproxy", Mode.HTTP, _haproxy_http, haproxy),
+        Contender("haproxy-http-splice", "haproxy-splice", Mode.HTTP, _haproxy_http_splice, haproxy, bulk_only=True),
     )
 
 
@@ -78,19 +80,19 @@ def _nothing(_place: Place) -> str:
 
 
 def _lbproxy_tcp(place: Place) -> str:
-    return _lbproxy(place, "tcp")
+    return _lbproxy(place, Mode.TCP)
 
 
 def _lbproxy_http(place: Place) -> str:
-    return _lbproxy(place, "http")
+    return _lbproxy(place, Mode.HTTP)
 
 
-def _lbproxy(place: Place, mode: str) -> str:
+def _lbproxy(place: Place, mode: Mode) -> str:
     # Checks stay on, as they are in every real lb.yaml: their cost is part of the balancer's.
     return f"""\
 workers: 1
 listeners:
-  - {{name: bench, bind: "127.0.0.1:{place.port}", mode: {mode}, pool: backends, backlog: {BACKLOG}}}
+  - {{name: bench, bind: "127.0.0.1:{place.port}", mode: {mode.value}, pool: backends, backlog: {BACKLOG}}}
 pools:
   backends:
     balance: round_robin

@@ -12,7 +12,7 @@ from bench.backends import start_backends
 from bench.contenders import Contender, Place
 from bench.load import LoadError, probe
 from bench.process import Process, free_ports
-from bench.scenarios import SCENARIOS, Scenario
+from bench.scenarios import SCENARIOS, Mode, Scenario
 
 READY_SECONDS = 15.0
 BACKENDS = 3
@@ -65,7 +65,7 @@ def field(contenders: Sequence[Contender], directory: Path, cpus: Cpus) -> Itera
         ports = free_ports(BACKENDS + len(contenders))
         backends = start_backends(directory, ports[:BACKENDS], cpus.rest)
         stack.callback(backends.stop)
-        _wait_ready(backends, "tcp", ports[0])
+        _wait_ready(backends, Mode.TCP, ports[0])
         entrants, failed = [], {}
         for contender, port in zip(contenders, ports[BACKENDS:], strict=True):
             try:
@@ -88,7 +88,7 @@ def _enter(contender: Contender, place: Place, cpus: Cpus, stack: ExitStack) -> 
     return Entrant(contender, place.port, config, process)
 
 
-def _wait_ready(process: Process, mode: str, port: int) -> None:
+def _wait_ready(process: Process, mode: Mode, port: int) -> None:
     """Until it serves everything as it should. Raises LoadError: it does not, READY_SECONDS after its start."""
     deadline = time.monotonic() + READY_SECONDS
     pending = [scenario for scenario in SCENARIOS if scenario.mode == mode]

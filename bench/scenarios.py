@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
+from enum import Enum
 
 SMALL_BODY = (
     b'{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success",'
@@ -12,6 +13,11 @@ SMALL_BODY = (
 )
 # Fixed, so that two runs ask for the same bytes; random, so that nothing in between can make it smaller.
 LARGE_BODY = random.Random(1).randbytes(1_000_000)
+
+
+class Mode(Enum):
+    TCP = "tcp"
+    HTTP = "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class Scenario:
     """One kind of load. An operation is one complete answer, and with `close` its connection too."""
 
     name: str
-    mode: str  # tcp | http: which contenders take part
+    mode: Mode  # which contenders take part
     title: str
     resource: Resource
     close: bool = False  # the client opens a connection for each request, and asks for its end
@@ -43,10 +49,10 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("tcp-keepalive", "tcp", "tcp: small request on a kept connection", SMALL),
-    Scenario("http-keepalive", "http", "http: small request on a kept connection", SMALL),
-    Scenario("tcp-connection", "tcp", "tcp: a connection per request", SMALL, close=True),
-    Scenario("http-connection", "http", "http: a client connection per request", SMALL, close=True),
-    Scenario("tcp-1m", "tcp", "tcp: 1 MB bodies", LARGE, bulk=True),
-    Scenario("http-1m", "http", "http: 1 MB bodies", LARGE, bulk=True),
+    Scenario("tcp-keepalive", Mode.TCP, "tcp: small request on a kept connection", SMALL),
+    Scenario("http-keepalive", Mode.HTTP, "http: small request on a kept connection", SMALL),
+    Scenario("tcp-connection", Mode.TCP, "tcp: a connection per request", SMALL, close=True),
+    Scenario("http-connection", Mode.HTTP, "http: a client connection per request", SMALL, close=True),
+    Scenario("tcp-1m", Mode.TCP, "tcp: 1 MB bodies", LARGE, bulk=True),
+    Scenario("http-1m", Mode.HTTP, "http: 1 MB bodies", LARGE, bulk=True),
 )

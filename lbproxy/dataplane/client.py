@@ -50,6 +50,7 @@ class HttpConnection(Exchange):
             self._flush()
         if events == OUT:
             return
+        leaving = events & GONE or (events & RDHUP and not self._hung_up)
         if events & RDHUP:
             self._hung_up = True
         if self.phase == READING and not self.out:
@@ -58,7 +59,9 @@ class HttpConnection(Exchange):
             self._readable = True
             if self._body_left and self._backend is not None:
                 self._pump_body()
-            elif events & GONE or (self._hung_up and self._long):
+            elif leaving:
+                # FIN in the middle of an exchange is a client that has given up: nginx and the apiserver itself
+                # read it so. It frees the backend at once of a list or a watch that nobody wants any more.
                 self._client_gone()
         elif self.phase == LINGER:
             self._drop_input()

@@ -685,15 +685,8 @@ async def test_idle_connections_are_closed_on_both_sides(lab: Lab) -> None:
     assert lb.backends[0].idle == 0
 
 
-async def test_a_client_that_half_closes_still_gets_its_answer(lab: Lab) -> None:
-    lb = await lab.balance("http", await lab.backend(answering(OK)))
-    async with await lb.connect() as client:
-        await client.send_all(request())
-        await client.send_eof()
-        assert await read_all(client) == OK
-
-
-async def test_a_client_that_resets_while_the_backend_thinks_is_noticed(lab: Lab) -> None:
+@pytest.mark.parametrize("how", ["fin", "reset"])
+async def test_a_client_that_leaves_while_the_backend_thinks_frees_it(lab: Lab, how: str) -> None:
     asked, freed = trio.Event(), trio.Event()
 
     async def think(stream: trio.SocketStream) -> None:
@@ -707,7 +700,10 @@ async def test_a_client_that_resets_while_the_backend_thinks_is_noticed(lab: Lab
     await client.send_all(request())
     with trio.fail_after(PATIENCE):
         await asked.wait()
-        reset(client)
+        if how == "fin":
+            await client.aclose()
+        else:
+            reset(client)
         await freed.wait()
     assert (await lb.log_line())["end"] == "CH"
 

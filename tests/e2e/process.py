@@ -1,0 +1,100 @@
+"""The real lbproxy process, started from a lb.yaml text and stopped by pid."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 15.0  # seconds for what should take a fraction of one
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], bool], what: str = "", seconds: float = PATIENCE) -> None:
+    """Wait until it holds. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(what or "the condition did not come true")
+        time.sleep(0.01)
+
+
+class Lbproxy:
+    """A running process and its log."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, admin: int) -> None:
+        self.process = process
+        self.log = log
+        self.admin = admin
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """A GET of the admin endpoint."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.admin}{path}")
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def status(self) -> dict[str, Any]:
+        parsed: dict[str, Any] = json.loads(self.get("/status")[1])
+        return parsed
+
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        """The log's lines, or those of one event."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if name in ("", line["event"])]
+
+    def wait_event(self, name: str) -> dict[str, Any]:
+        """Wait for the first event of a name."""
+        wait_for(lambda: bool(self.events(name)) or self.process.poll() is not None, f"no {name}")
+        found = self.events(name)
+        assert found, self.log.read_text()
+        return found[0]
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Stop it; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+@contextmanager
+def lbproxy(directory: Path, config: str) -> Iterator[Lbproxy]:
+    """Run lbproxy with a configuration; `admin:` is added to it. Checks that it met no bug."""
+    admin = free_port()
+    file = directory / "lb.yaml"
+    file.write_text(f"{config}\nadmin: {{bind: '127.0.0.1:{admin}'}}\n")
+    log = directory / "lbproxy.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lbproxy", "-c", str(file)], stdout=output, stderr=subprocess.STDOUT
+        )
+    running = Lbproxy(process, log, admin)
+    try:
+        running.wait_event("ready")
+        yield running
+        assert "internal error" not in log.read_text()
+    finally:
+        running.stop()

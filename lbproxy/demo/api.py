@@ -119,14 +119,14 @@ class Api:
     async def replace(self, exchange: Exchange, target: Target) -> None:
         body = _parse(await exchange.body(), exchange.request)
         current = self._existing(target)
-        expected = at(body, "metadata.resourceVersion")
+        expected = _revision(body, "metadata.resourceVersion")
         body = _keep_identity(body, current.body, target.resource)
-        write = Write(Verb.UPDATE, target.resource.id, target.key, body, int(expected) if expected else None)
+        write = Write(Verb.UPDATE, target.resource.id, target.key, body, expected)
         await _show(exchange, 200, target.resource, await self._write(exchange.request, target.resource, write))
 
     async def patch(self, exchange: Exchange, target: Target) -> None:
         raw, kind = await exchange.body(), exchange.request.header("content-type").partition(";")[0]
-        document = yaml.safe_load(raw) if kind == "application/apply-patch+yaml" else _parse(raw, exchange.request)
+        document = _parse_yaml(raw) if kind == "application/apply-patch+yaml" else _parse(raw, exchange.request)
         for attempt in range(PATCH_TRIES):
             write = self._patched(target, kind, document)
             try:
@@ -149,19 +149,19 @@ class Api:
             body = patch.json_patch(current.body, document)
         else:
             body = patch.merge(current.body, document)
-        expected = at(document, "metadata.resourceVersion")
+        expected = _revision(document, "metadata.resourceVersion")
         body = _keep_identity(body, current.body, target.resource)
         return Write(Verb.UPDATE, target.resource.id, target.key, body, int(expected) if expected else current.revision)
 
     async def delete(self, exchange: Exchange, target: Target) -> None:
         options = _parse(await exchange.body(), exchange.request, empty={})
         current = self._existing(target)
-        expected = at(options, "preconditions.resourceVersion")
+        expected = _revision(options, "preconditions.resourceVersion")
         write = Write(
             Verb.DELETE,
             target.resource.id,
             target.key,
-            expected_revision=int(expected) if expected else None,
+            expected_revision=expected,
             expected_uid=at(options, "preconditions.uid"),
         )
         await self._write(exchange.request, target.resource, write)
@@ -225,11 +225,36 @@ def _parse(raw: bytes, request: Request, empty: Any = None) -> Any:
         raise ApiError("BadRequest", f"the object provided is unrecognized: {error}") from None
 
 
-def complete(body: Any, resource: Resource, *, namespace: str, name: str) -> Json:
-    """A new object as it is stored: named, dated, and with an identity of its own. Raises `ApiError`."""
+def _parse_yaml(raw: bytes) -> Any:
+    try:
+        return yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ApiError("BadRequest", f"error decoding YAML: {error}") from None
+
+
+def _revision(document: Any, path: str) -> int | None:
+    """The revision that a client expects, None where it does not say."""
+    text = at(document, path)
+    if not text:
+        return None
+    if not (isinstance(text, str) and text.isascii() and text.isdigit()):
+        raise ApiError("BadRequest", f"{path}: {text!r} is no resource version")
+    return int(text)
+
+
+def _metadata(body: Any, resource: Resource) -> Json:
+    """A copy of an object's metadata. Raises `ApiError` (400) for what is no object of this kind."""
     if not isinstance(body, dict) or body.get("kind", resource.kind) != resource.kind:
         raise ApiError("BadRequest", f"the object provided is no {resource.kind}")
-    metadata = dict(body.get("metadata") or {})
+    metadata = body.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise ApiError("BadRequest", "metadata must be an object")
+    return dict(metadata)
+
+
+def complete(body: Any, resource: Resource, *, namespace: str, name: str) -> Json:
+    """A new object as it is stored: named, dated, and with an identity of its own. Raises `ApiError`."""
+    metadata = _metadata(body, resource)
     if name and metadata.setdefault("name", name) != name:
         raise ApiError("BadRequest", "the name of the object does not match the name on the URL")
     if "name" not in metadata and "generateName" in metadata:
@@ -253,12 +278,10 @@ def complete(body: Any, resource: Resource, *, namespace: str, name: str) -> Jso
 
 def _keep_identity(body: Any, current: Json, resource: Resource) -> Json:
     """What a client cannot change by an update: name, namespace, uid and birthday."""
-    if not isinstance(body, dict):
-        raise ApiError("BadRequest", f"the object provided is no {resource.kind}")
     kept = {
         field: current["metadata"][field]
         for field in ("name", "namespace", "uid", "creationTimestamp")
         if field in current["metadata"]
     }
-    metadata = {**(body.get("metadata") or {}), **kept}
+    metadata = {**_metadata(body, resource), **kept}
     return {**body, "kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}

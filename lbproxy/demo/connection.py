@@ -89,7 +89,11 @@ class Connection:
     def feed(self, data: bytes) -> None:
         """Send now what the kernel takes and keep the rest; never blocks, never raises."""
         if self._tls is not None:
-            self._tls.write(data)
+            try:
+                self._tls.write(data)
+            except ssl.SSLError:  # the peer has sent an alert
+                self.broken = True
+                return
             data = self._tls.outgoing()
         self._push(data)
 

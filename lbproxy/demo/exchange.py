@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from http.client import responses
 from itertools import count
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 import h11
 import trio
@@ -186,12 +186,14 @@ def _reason(code: int) -> bytes:
 
 def parse_request(event: h11.Request, *, peer: str, connection: int, sequence: int) -> Request:
     target = event.target.decode("latin-1")
-    parts = urlsplit(target if not target.startswith("//") else "/." + target)
+    path, _, query = target.partition("?")
+    if not path.startswith("/"):  # the absolute form, RFC 9112 section 3.2.2
+        path = "/" + path.partition("://")[2].partition("/")[2]
     return Request(
         method=event.method.decode("latin-1"),
         target=target,
-        path=parts.path,
-        query=parse_qs(parts.query, keep_blank_values=True),
+        path=path,
+        query=parse_qs(query, keep_blank_values=True),
         headers=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers.raw_items()),
         http_version=event.http_version.decode("latin-1"),
         peer=peer,

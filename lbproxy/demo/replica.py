@@ -3,7 +3,7 @@
 Each real apiserver keeps a watch cache that follows etcd, reads from it, and sends writes to etcd. The same here, over
 a unix socket, one JSON document per line:
 
-    server: {"base": …, "objects": [...]}     what the replica starts from, right after it connected
+    server: {"base": …, "revision": R, "objects": [...]}     what the replica starts from; the log leads on to R
     server: {"event": {...}}                  every event of the log, the kept history first
     client: {"id": N, "write": {...}}
     server: {"id": N, "revision": R} or {"id": N, "refused": "Conflict"}
@@ -34,9 +34,6 @@ from lbproxy.demo.store import (
     WriteRefusedError,
     encode,
 )
-
-MAX_BACKLOG = 10_000
-"""Lines a replica may lag behind before it is dropped; it then starts anew."""
 
 
 async def serve_store(
@@ -113,7 +110,7 @@ def _base(store: Store) -> bytes:
         for resource in store.resources()
         for key, stored in store.snapshot(resource, store.compacted).items()
     ]
-    return encode({"base": store.compacted, "objects": objects}) + b"\n"
+    return encode({"base": store.compacted, "revision": store.revision, "objects": objects}) + b"\n"
 
 
 def _event_line(event: Event) -> bytes:
@@ -140,14 +137,17 @@ class Replica:
     async def follow(self, lines: _LineReader) -> None:
         """Apply the leader's events until the connection ends."""
         while (line := await lines.next()) is not None:
-            message = json.loads(line)
-            if "event" in message:
-                self._apply(message["event"], message["object"])
-            else:
-                self._answers.pop(message["id"]).send_nowait(message)
+            self.take(line)
         for waiting in self._answers.values():
             waiting.close()
         self._answers.clear()
+
+    def take(self, line: bytes) -> None:
+        message = json.loads(line)
+        if "event" in message:
+            self._apply(message["event"], message["object"])
+        else:
+            self._answers.pop(message["id"]).send_nowait(message)
 
     def _apply(self, head: Json, body: Json) -> None:
         key = (head["key"][0], head["key"][1])
@@ -181,16 +181,23 @@ class Replica:
         return next(iter(self.store.since(write.resource, answer["revision"] - 1)))
 
 
+async def _expect(lines: _LineReader) -> bytes:
+    line = await lines.next()
+    if line is None:
+        raise ConnectionError("the store hung up")
+    return line
+
+
 @asynccontextmanager
 async def replica(path: str, gone: Callable[[], None]) -> AsyncIterator[Replica]:
-    """Follow the store at `path`; `gone` is called when it hangs up. Raises `OSError` where nobody listens."""
+    """Follow the store at `path`, from its present on; `gone` is called when it hangs up. Raises `OSError`."""
     stream = await trio.open_unix_socket(path)
     async with stream, trio.open_nursery() as nursery:
         lines = _LineReader(stream)
-        base = await lines.next()
-        if base is None:
-            raise ConnectionError("the store hung up")
-        made = Replica(stream, json.loads(base))
+        base = json.loads(await _expect(lines))
+        made = Replica(stream, base)
+        while made.store.revision < base["revision"]:  # else its first lists would show the past
+            made.take(await _expect(lines))
 
         async def follow() -> None:
             await made.follow(lines)

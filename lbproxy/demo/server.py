@@ -1,4 +1,4 @@
-"""One simulated kube-apiserver: accepts, reads requests, routes them, and ends as the real one does."""
+"""One simulated kube-apiserver: accepts, reads requests, and ends as the real one does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import itertools
 import socket
 import ssl
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,18 +15,17 @@ from enum import Enum
 import h11
 import trio
 
-from lbproxy.demo import control, discovery, faults, probes, streams
+from lbproxy.demo import faults
 from lbproxy.demo.api import Api, Commit, commit_to
 from lbproxy.demo.connection import Connection
+from lbproxy.demo.dispatch import dispatch, verb_of
 from lbproxy.demo.exchange import MAX_BODY, MAX_HEAD, Exchange, Request, parse_request
 from lbproxy.demo.faults import Fault
 from lbproxy.demo.health import Health, Phase
-from lbproxy.demo.query import parse_list_options
-from lbproxy.demo.routing import Target, parse_target
+from lbproxy.demo.routing import parse_target
 from lbproxy.demo.status import ApiError
 from lbproxy.demo.store import Store
 from lbproxy.demo.watch import End, WatchHub
-from lbproxy.demo.watch_request import serve_watch
 
 REMEMBERED = 10_000
 """How many requests `seen` keeps."""
@@ -80,12 +80,14 @@ class SimulatedApiserver:
         self.hub = WatchHub(store)
         self.counts: Counter[str] = Counter()
         self.seen: deque[Seen] = deque(maxlen=REMEMBERED)
+        self.failures: list[Exception] = []
+        """Bugs met while answering, whose clients got a 500. A test that finds any here should fail."""
         self.accepted = 0
         self.fault: Callable[[Request], Fault | None] | None = None
         """Asked for every request; what it returns is done to that request instead of answering it."""
         self.address: tuple[str, int] = ("", 0)
         self.commit = commit or commit_to(store)
-        self._api = Api(store, self.commit)
+        self.api = Api(store, self.commit)
         self._connections: dict[Connection, Use] = {}
         self._changed = trio.Event()
         self._scope = trio.CancelScope()
@@ -201,7 +203,11 @@ class SimulatedApiserver:
         try:
             with trio.fail_after(self.settings.header_timeout):
                 await connection.handshake()
-            await self._requests(connection, number)
+            http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+            try:
+                await self._requests(connection, http, number)
+            except h11.RemoteProtocolError as error:
+                await _reject(connection, http, error, self.name)
         except (OSError, trio.ClosedResourceError, trio.TooSlowError, h11.LocalProtocolError):
             pass  # the client left, or this server closed under the conversation; either way it is over
         finally:
@@ -209,15 +215,10 @@ class SimulatedApiserver:
             del self._connections[connection]
             self._note_change()
 
-    async def _requests(self, connection: Connection, number: int) -> None:
-        http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+    async def _requests(self, connection: Connection, http: h11.Connection, number: int) -> None:
         peer = connection.peer
         for sequence in itertools.count(1):
-            try:
-                event = await self._next_request(connection, http)
-            except h11.RemoteProtocolError as error:
-                await _reject(connection, http, error, self.name)
-                return
+            event = await self._next_request(connection, http)
             if event is None:
                 break
             request = parse_request(event, peer=peer, connection=number, sequence=sequence)
@@ -257,7 +258,7 @@ class SimulatedApiserver:
         try:
             fault = self.fault(exchange.request) if self.fault else None
             target = parse_target(segments)
-            verb = _verb(exchange.request, target)
+            verb = verb_of(exchange.request, target)
             self.counts[verb] += 1
             if fault is not None:
                 await faults.commit(exchange, fault)
@@ -268,110 +269,32 @@ class SimulatedApiserver:
             )
             if refusal is not None:
                 raise refusal
-            await self._route(exchange, target, endpoint)
+            await dispatch(self, exchange, target, endpoint)
         except ApiError as error:
             if exchange.code:
                 raise BrokenPipeError("failed in the middle of an answer") from error
             await exchange.error(error)
+        except (OSError, trio.ClosedResourceError, h11.ProtocolError):
+            raise  # the client's doing; _converse ends the connection
+        except Exception as error:  # the one guard: a bug must not take the other connections along
+            self.failures.append(error)
+            traceback.print_exception(error)
+            if exchange.code:
+                raise BrokenPipeError("failed in the middle of an answer") from error
+            await exchange.error(ApiError("InternalError", f"an error in the simulated apiserver: {error!r}"))
         finally:
             self.seen.append(Seen(exchange.request, verb, exchange.code))
             self._note_change()
 
-    async def _route(self, exchange: Exchange, target: Target | None, endpoint: str) -> None:
-        if target is not None:
-            await self._serve_resource(exchange, target)
-        elif endpoint in ("readyz", "livez", "healthz"):
-            await self._serve_health(exchange, endpoint)
-        elif endpoint == "echo":
-            await probes.echo(exchange, self.name)
-        elif endpoint == "bytes":
-            await probes.send_bytes(exchange)
-        elif endpoint == "upgrade":
-            self._connections[exchange.connection] = Use.STREAM
-            await probes.echo_tunnel(exchange)
-        elif endpoint == "fault":
-            await faults.commit(exchange, faults.parse(exchange.request))
-        elif endpoint == "demo":
-            await control.serve(self, exchange)
-        else:
-            await _serve_discovery(exchange)
-
-    async def _serve_health(self, exchange: Exchange, endpoint: str) -> None:
-        request = exchange.request
-        code, text = self.health.answer(
-            endpoint,
-            check="/".join(request.segments[1:]),
-            verbose="verbose" in request.query,
-            excluded=frozenset(request.query.get("exclude", ())),
-        )
-        await exchange.respond(
-            code, text.encode(), "text/plain; charset=utf-8", [("X-Content-Type-Options", "nosniff")]
-        )
-
-    async def _serve_resource(self, exchange: Exchange, target: Target) -> None:
-        if target.subresource in streams.SUBRESOURCES:
-            self._connections[exchange.connection] = Use.STREAM
-            await streams.serve(exchange, target, self.store)
-            return
-        if target.subresource not in ("", *target.resource.subresources):
-            raise ApiError("NotFound", "the server could not find the requested resource")
-        method = exchange.request.method
-        if target.name and not target.watch:
-            handler = {
-                "GET": self._api.get,
-                "HEAD": self._api.get,
-                "PUT": self._api.replace,
-                "PATCH": self._api.patch,
-                "DELETE": self._api.delete,
-            }.get(method)
-            if handler is None:
-                raise ApiError("MethodNotAllowed", "the server does not allow this method on the requested resource")
-            await handler(exchange, target)
-            return
-        await self._serve_collection(exchange, target, method)
-
-    async def _serve_collection(self, exchange: Exchange, target: Target, method: str) -> None:
-        options = parse_list_options(exchange.request, target.namespace)
-        if method == "POST":
-            await self._api.create(exchange, target)
-        elif method == "DELETE":
-            await self._api.delete_collection(exchange, target.resource, options)
-        elif method not in ("GET", "HEAD"):
-            raise ApiError("MethodNotAllowed", "the server does not allow this method on the requested resource")
-        elif options.watch or target.watch:
-            self._connections[exchange.connection] = Use.STREAM
-            await serve_watch(exchange, self.store, self.hub, target.resource, options)
-        else:
-            await self._api.list(exchange, target.resource, options)
+    def mark_stream(self, connection: Connection) -> None:
+        """This connection carries a watch, a log or an upgraded protocol now: termination does not wait for it."""
+        self._connections[connection] = Use.STREAM
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket. Raises `OSError` (EADDRINUSE) where the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=1024)
-
-
-def _verb(request: Request, target: Target | None) -> str:
-    if target is None:
-        return request.path
-    verb = request.method
-    if verb == "GET" and not target.name:
-        verb = "WATCH" if request.flag("watch") or target.watch else "LIST"
-    elif verb == "GET" and target.watch:
-        verb = "WATCH"
-    suffix = f"/{target.subresource}" if target.subresource else ""
-    return f"{verb} {target.resource.plural}{suffix}"
-
-
-async def _serve_discovery(exchange: Exchange) -> None:
-    document = discovery.document(exchange.request.segments)
-    if document is None:
-        raise ApiError("NotFound", "the server could not find the requested resource")
-    if exchange.request.segments == ("openapi", "v2") and "protobuf" in exchange.request.header("accept"):
-        kind = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
-        await exchange.respond(200, discovery.OPENAPI_V2_PROTOBUF, kind)
-        return
-    await exchange.json(200, document)
 
 
 async def _ready_for_next(exchange: Exchange) -> bool:

@@ -22,3 +22,4 @@ async def server(store: Store) -> AsyncIterator[SimulatedApiserver]:
         await nursery.start(made.serve)
         yield made
         nursery.cancel_scope.cancel()
+    assert made.failures == []

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from lbproxy.demo import life
+from lbproxy.demo.exchange import Request
 from lbproxy.demo.probes import pattern
 from lbproxy.demo.server import SimulatedApiserver
 from lbproxy.demo.status import ApiError
@@ -107,6 +108,12 @@ async def test_a_patch_with_a_stale_revision_is_a_conflict(server: SimulatedApis
         ("GET", f"{MAPS}?resourceVersion=abc", None, 400),
         ("GET", f"{MAPS}?continue=abc", None, 400),
         ("GET", f"{MAPS}?labelSelector=a%20b%20c", None, 400),
+        ("PUT", f"{MAPS}/x", {"metadata": {"resourceVersion": "new"}}, 400),
+        ("PUT", f"{MAPS}/x", {"metadata": [1]}, 400),
+        ("PUT", f"{MAPS}/x", [], 400),
+        ("POST", MAPS, [], 400),
+        ("DELETE", f"{MAPS}/x", {"preconditions": {"resourceVersion": 7}}, 400),
+        ("GET", "http://[x/api/none", None, 404),
         ("POST", MAPS, b"x" * (3 * 1024 * 1024 + 1), 413),
     ],
 )
@@ -268,6 +275,45 @@ async def test_what_is_no_http_gets_400(server: SimulatedApiserver) -> None:
         with trio.fail_after(5):
             answer = b"".join([bytes(data) async for data in stream])
     assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"GET /ec",
+        b"",
+    ],
+)
+async def test_a_client_that_breaks_off_or_talks_nonsense_hurts_nobody_else(
+    server: SimulatedApiserver, sent: bytes
+) -> None:
+    stream = await trio.open_tcp_stream(*server.address)
+    async with stream:
+        await stream.send_all(sent)
+        await stream.send_eof()
+        with trio.fail_after(5):
+            while await stream.receive_some():
+                pass
+    assert (await ask(server.address, "GET", "/livez")).code == 200
+
+
+async def test_a_bug_costs_one_answer_and_is_remembered(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(request: Request) -> None:
+        raise RuntimeError("broken on purpose")
+
+    server = SimulatedApiserver(store, "a")
+    server.fault = broken
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        async with connected(server.address) as client:
+            assert (await client.ask("GET", "/livez")).code == 500
+            server.fault = None
+            assert (await client.ask("GET", "/livez")).code == 200
+        nursery.cancel_scope.cancel()
+    assert [str(failure) for failure in server.failures] == ["broken on purpose"]
+    assert "broken on purpose" in capsys.readouterr().err
 
 
 async def test_counts_are_kept_by_verb_and_resource(server: SimulatedApiserver) -> None:

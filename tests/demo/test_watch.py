@@ -153,9 +153,10 @@ async def test_a_watch_from_the_future_waits_for_it(store: Store) -> None:
 async def test_the_old_path_form_and_one_name(server: SimulatedApiserver, store: Store) -> None:
     store.write(make("a"))
     store.write(make("b"))
-    async with connected(server.address) as client:
-        assert names(await take(client, "/api/v1/watch/pods?fieldSelector=metadata.name%3Db", 1)) == [("ADDED", "b")]
-    assert server.counts["WATCH pods"] == 1
+    for target in ("/api/v1/watch/pods?fieldSelector=metadata.name%3Db", "/api/v1/watch/namespaces/ns/pods/b"):
+        async with connected(server.address) as client:
+            assert names(await take(client, target, 1)) == [("ADDED", "b")]
+    assert server.counts["WATCH pods"] == 2
 
 
 async def test_table_events_for_kubectl(server: SimulatedApiserver, store: Store) -> None:

@@ -17,12 +17,18 @@ from typing import Any
 PATIENCE = 15.0  # seconds for what should take a fraction of one
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that nobody listens on now, and that was not given before."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port: int = sock.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def wait_for(condition: Callable[[], bool], what: str = "", seconds: float = PATIENCE) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import h11
+import pytest
 import trio
 
 from lbproxy.demo.process import Child
 from tests.demo.client import Address, ask, connected
+from tests.demo.test_kubectl import KUBECTL, Kubectl
 
 MAPS = "/api/v1/namespaces/kube-system/configmaps"
 
@@ -103,6 +105,33 @@ async def watch_through_a_death(running: Demo, pids: dict[str, int]) -> tuple[st
             await watcher.open_watch(f"{MAPS}?watch=1&resourceVersion={revision}")
             beats += await watcher.events(3 - len(beats))
     return victim, beats
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="no kubectl on this machine")
+@pytest.mark.parametrize("websockets", ["true", "false"])
+async def test_kubectl_through_the_balancer(tmp_path: Path, websockets: str) -> None:
+    """Requests, a watch, and the streams that upgrade: exec and port-forward, over WebSocket and over SPDY."""
+    async with demo("--every", "0.2") as running, trio.open_nursery() as nursery:
+        await running.wait_for("Ctrl-C stops everything")
+        kubectl = Kubectl(f"http://127.0.0.1:{running.address[1]}", tmp_path)
+        kubectl.environment["KUBECTL_REMOTE_COMMAND_WEBSOCKETS"] = websockets
+        kubectl.environment["KUBECTL_PORT_FORWARD_WEBSOCKETS"] = websockets
+        assert "web-1" in await kubectl("get", "pods", "-A")
+        assert await kubectl("create", "configmap", "x", "--from-literal=a=1") == "configmap/x created\n"
+        assert await kubectl("delete", "configmap", "x") == 'configmap "x" deleted\n'
+        assert (await kubectl("exec", "-i", "web-1", "--", "cat", stdin=b"hello\n")).endswith(": cat\nhello\n")
+        watch = await nursery.start(kubectl.run, "get", "-n", "kube-system", "configmap", "heartbeat", "-w")
+        forward = await nursery.start(kubectl.run, "port-forward", "pod/web-1", "--address", "127.0.0.1", ":80")
+        with trio.fail_after(20):
+            seen = b""
+            while seen.count(b"heartbeat") < 3:
+                seen += await watch.stdout.receive_some()
+            said = bytes(await forward.stdout.receive_some()).decode()
+            stream = await trio.open_tcp_stream("127.0.0.1", int(said.partition(" -> ")[0].rpartition(":")[2]))
+            async with stream:
+                await stream.send_all(b"there")
+                assert await stream.receive_some() == b"there"
+        nursery.cancel_scope.cancel()
 
 
 async def test_ctrl_c_leaves_no_process_and_no_file() -> None:

@@ -138,6 +138,10 @@ class Lab:
         assert isinstance(messages.decode(control.recv(messages.MAX_MESSAGE)), messages.Ready)
         return balancer
 
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Call it when the test is over."""
+        self._cleanup.append(function)
+
     def close(self) -> None:
         for function in reversed(self._cleanup):
             function()

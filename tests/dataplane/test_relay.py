@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 
 import pytest
 import trio
 
-from lbproxy.core.config import AllDown, Retry, Timeouts
+from lbproxy.core.config import Address, AllDown, Retry, Timeouts
 from lbproxy.dataplane.relay import CHUNK
 from tests.dataplane.harness import PATIENCE, Balancer, Lab, read_all, read_exactly, reset
 
@@ -235,3 +236,33 @@ async def test_connections_above_the_limit_are_reset_and_the_rest_served(lab: La
     async with first, second:
         await second.send_all(b"still here")
         assert await read_exactly(second, 10) == b"still here"
+
+
+async def test_socket_options_on_both_sides(lab: Lab) -> None:
+    """R12: a peer that falls silent is found by the kernel, on either side, as the schema says."""
+    lb = await lab.balance("tcp", await lab.backend(echo))
+    async with await lb.connect() as client:
+        await client.send_all(b"x")
+        await read_exactly(client, 1)
+        relay = next(iter(lb.worker._listeners[0].connections))
+        tcp = socket.IPPROTO_TCP
+        for half, expected in ((relay.client, (1, 1, 15, 5, 3, 30000)), (relay.backend, (1, 1, 5, 1, 5, 10000))):  # type: ignore[attr-defined]
+            sock = half.sock
+            assert (
+                sock.getsockopt(tcp, socket.TCP_NODELAY),
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                sock.getsockopt(tcp, socket.TCP_KEEPIDLE),
+                sock.getsockopt(tcp, socket.TCP_KEEPINTVL),
+                sock.getsockopt(tcp, socket.TCP_KEEPCNT),
+                sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT),
+            ) == expected
+
+
+async def test_ipv6(lab: Lab) -> None:
+    listening = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    listening.setblocking(False)
+    lab.at_end(listening.close)
+    port = listening.getsockname()[1]
+    lb = await lab.balance("tcp", Address(f"[::1]:{port}", "::1", port, "inet6"))
+    async with await lb.connect():
+        await lb.until(lambda: lb.backends[0].connects == 1)

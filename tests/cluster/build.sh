@@ -4,10 +4,11 @@
 # $LBPROXY_K8S_BIN. Needs Debian 12 and root (for apt-get).
 set -euo pipefail
 
-bin=${LBPROXY_K8S_BIN:-$HOME/.cache/lbproxy/k8s}
+bin=$(realpath -m "${LBPROXY_K8S_BIN:-$HOME/.cache/lbproxy/k8s}")
 programs=(kube-apiserver kube-controller-manager kube-scheduler)
-work=${LBPROXY_K8S_WORK:-/tmp/lbproxy-k8s}
+work=$(realpath -m "${LBPROXY_K8S_WORK:-/tmp/lbproxy-k8s}")
 log=$work/build.log
+trap 'echo "failed; what apt and dpkg said is in $log" >&2' ERR
 
 have_all() {
   for program in "${programs[@]}"; do [ -x "$bin/$program" ] || return 1; done
@@ -38,7 +39,9 @@ if [ ! -d tree ]; then
   echo "fetching the source package (apt-get source kubernetes)"
   "${apt_source[@]}" update -qq
   "${apt_source[@]}" source --download-only kubernetes >> "$log" 2>&1
-  dpkg-source -x kubernetes_*.dsc tree >> "$log" 2>&1
+  rm -rf tree.part
+  dpkg-source -x kubernetes_*.dsc tree.part >> "$log" 2>&1
+  mv tree.part tree
 fi
 
 # The 1.20 tree is built in GOPATH mode, from its vendored dependencies: nothing is downloaded.
@@ -60,10 +63,16 @@ if [ ! -f "$generated" ]; then
     -i "$inputs" -h "$work/header.txt" -r "$work/violations.txt"
 fi
 
-package=k8s.io/kubernetes/vendor/k8s.io/component-base/version
-flags="-s -w -X $package.gitVersion=v1.20.2 -X $package.gitMajor=1 -X $package.gitMinor=20"
+# In GOPATH mode a vendored package is named by where it lies; the linker ignores -X for any other name.
+vendor=k8s.io/kubernetes/vendor/k8s.io
+flags='-s -w'
+for package in component-base/version client-go/pkg/version; do
+  flags+=" -X $vendor/$package.gitVersion=v1.20.2 -X $vendor/$package.gitMajor=1 -X $vendor/$package.gitMinor=20"
+done
 for program in "${programs[@]}"; do
   echo "building $program"
-  nice go build -ldflags "$flags" -o "$bin/$program" "./cmd/$program"
+  nice go build -ldflags "$flags" -o "$work/$program" "./cmd/$program"
 done
-echo "Kubernetes is in $bin"
+# All at once: what is in $bin is complete.
+mv "${programs[@]/#/$work/}" "$bin/"
+echo "Kubernetes is in $bin; $work (2 GB) may be removed"

@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import trustme
@@ -27,6 +28,7 @@ ETCD = "http://127.0.0.1:23790"
 ETCD_PEER = "http://127.0.0.1:23800"
 START_TIMEOUT = 120.0  # seconds for three apiservers on two cores
 SHUTDOWN_DELAY = 5  # seconds between a SIGTERM and the closed listener of an apiserver
+GRACE = 12.0  # seconds from a SIGTERM to the SIGKILL (a kubelet: 30)
 
 
 def binaries() -> Path:
@@ -155,18 +157,29 @@ class ControlPlane:
                     ]
                 self._start(f"{name}{copy}", arguments)
 
+    def stop_managers(self) -> None:
+        """End them, so that nobody minds what happens to the masters."""
+        for name in [name for name in self.processes if name.startswith(("kube-controller", "kube-scheduler"))]:
+            self._kill(name)
+
     def kill_master(self, number: int) -> None:
         """As when the machine loses power, but with its kernel still there to say that nobody listens."""
-        for name in (f"door{number}", f"apiserver{number}"):
-            self.processes[name].kill()
-            self.processes[name].wait()
+        self._kill(f"door{number}")
+        self._kill(f"apiserver{number}")
 
-    def stop_master(self, number: int, timeout: float = 60) -> None:
-        """SIGTERM, as a kubelet does it; returns when it is gone."""
-        self.processes[f"apiserver{number}"].terminate()
-        self.processes[f"apiserver{number}"].wait(timeout)
-        self.processes[f"door{number}"].kill()
-        self.processes[f"door{number}"].wait()
+    def signal_master(self, number: int, what: signal.Signals) -> None:
+        """To the apiserver alone: SIGTERM as a kubelet does it, SIGSTOP and SIGCONT for one that hangs."""
+        self.processes[f"apiserver{number}"].send_signal(what)
+
+    def wait_stopped(self, number: int) -> None:
+        """What a kubelet does after its SIGTERM: wait, and kill. An apiserver would wait for its watches for 60 s."""
+        with suppress(subprocess.TimeoutExpired):
+            self.processes[f"apiserver{number}"].wait(GRACE)
+        self.kill_master(number)
+
+    def ended(self) -> list[str]:
+        """Who has ended without having been told to."""
+        return [name for name, process in self.processes.items() if process.poll() is not None]
 
     def ready(self, number: int) -> bool:
         """Whether a master answers its readiness check, and its door works."""
@@ -185,9 +198,8 @@ class ControlPlane:
         """Wait for a master. Raises TimeoutError or ChildProcessError, with where to look."""
         deadline = time.monotonic() + START_TIMEOUT
         while not self.ready(number):
-            for name, process in self.processes.items():
-                if process.poll() is not None:
-                    raise ChildProcessError(f"{name} has ended: see {self.directory}/{name}.log")
+            if ended := self.ended():
+                raise ChildProcessError(f"{ended[0]} has ended: see {self.directory}/{ended[0]}.log")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"master {number} is not ready: see {self.directory}/apiserver{number}.log")
             time.sleep(0.2)
@@ -199,6 +211,11 @@ class ControlPlane:
                 process.kill()
             process.wait()
         self.processes.clear()
+
+    def _kill(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
 
     def _start(self, name: str, command: list[str]) -> None:
         with open(self.directory / f"{name}.log", "ab") as log:

@@ -93,7 +93,7 @@ class Tier:
 class Pool:
     """The peers, and the algorithm bound once."""
 
-    __slots__ = ("backup", "config", "name", "peers", "picker", "primary", "randrange")
+    __slots__ = ("backup", "config", "name", "peers", "picker", "primary", "randrange", "tries")
 
     def __init__(self, config: PoolConfig, randrange: Callable[[int], int]) -> None:
         self.config = config
@@ -104,6 +104,7 @@ class Pool:
         primaries = [peer for peer in self.peers if not peer.backup]
         self.primary = Tier(primaries, single=len(primaries) == 1 and not backups)
         self.backup = Tier(backups, single=False) if backups else None
+        self.tries = config.retry.tries or len(self.peers)  # of one walk
         self.picker: Picker = PICKERS[config.balance.algorithm](self)
 
     def select(self, client: str = "", key: bytes = b"") -> Selection:
@@ -140,7 +141,7 @@ class Selection:
         self.key = key
         self.tier = pool.primary
         self.tried = 0
-        self.tries = pool.config.retry.tries or len(pool.peers)
+        self.tries = pool.tries
         self.hash = -1
         self.rounds = 0
         self.misses = 0

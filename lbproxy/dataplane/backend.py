@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CHUNK = 65536  # bytes per recv()
 TURNS = 16  # full reads before other connections get a turn
-HEAD = -3  # `left` while the response's head is awaited
+AWAITING_HEAD = -3  # `left` while the response's head is awaited
 DONE = 0
 
 
@@ -55,7 +55,7 @@ class BackendConnection:
         self.peer = peer
         self.client: Exchange | None = None
         self.out = b""  # what the backend has not taken yet
-        self.left = HEAD  # bytes of the response's body still to come, or HEAD, CHUNKED, UNTIL_CLOSE
+        self.left = AWAITING_HEAD  # bytes of the response's body still to come, or AWAITING_HEAD, CHUNKED, UNTIL_CLOSE
         self.requests = 0
         self.born = reactor.timers.now
         self.deadline = NEVER
@@ -72,13 +72,6 @@ class BackendConnection:
         reactor.handlers[sock.fileno()] = self.on_event
 
     # -- the request's way ---------------------------------------------------------------------------------------
-
-    def begin(self, client: Exchange) -> None:
-        """Serve this client's exchange."""
-        self.client = client
-        self.left = HEAD
-        self.requests += 1
-        self.deadline = NEVER
 
     def write(self, data: bytes) -> bool:
         """Send; what is not taken is kept, and then False. Raises OSError when the connection is broken."""
@@ -128,8 +121,8 @@ class BackendConnection:
             if not data:
                 self._on_eof()
                 return
-            if self.left == HEAD:
-                self._on_head_bytes(data)
+            if self.left == AWAITING_HEAD:
+                self._on_head_bytes(client, data)
             else:
                 self._on_body(data)
             if self.client is not client or (len(data) < CHUNK and not self._hung_up):
@@ -154,7 +147,10 @@ class BackendConnection:
         kept.append(self)
         if len(kept) > idle.max:
             kept[0].discard()
-        self._reactor.timers.arm(self, idle.timeout)
+        timers = self._reactor.timers
+        self.deadline = deadline = timers.now + idle.timeout
+        if deadline < self.filed:
+            timers.file(self, deadline)
 
     def is_alive(self) -> bool:
         """Ask the kernel: nothing to read and no FIN. For requests that must not meet a stale connection."""
@@ -199,12 +195,11 @@ class BackendConnection:
         else:
             self.close()
 
-    def _on_head_bytes(self, data: bytes) -> None:
-        client = self.client
+    def _on_head_bytes(self, client: Exchange, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        while client is not None and self.client is client and self.left == HEAD:
+        while True:
             end = data.find(b"\r\n\r\n")
             if end < 0:
                 if len(data) > self._max_header:
@@ -225,7 +220,7 @@ class BackendConnection:
                 return
             client.on_interim_head(data[: end + 4])
             data = data[end + 4 :]
-            if not data:
+            if not data or self.client is not client:
                 return
 
     def _on_final_head(self, client: Exchange, head: ResponseHead, data: bytes, body: int) -> None:
@@ -238,9 +233,14 @@ class BackendConnection:
         forward = client.begin_response(head, data, body)
         # Head and what is here of the body leave in one piece; most heads leave as they came, without a copy.
         if forward:
-            self._on_body(forward + data[body:], len(forward))
-        else:
+            data, body = forward + data[body:], len(forward)
+        if len(data) - body != head.length:
             self._on_body(data, body)
+            return
+        self.left = DONE  # all of it is here: the common case, without the bookkeeping
+        client.write(data)
+        if self.client is client:
+            client.on_response_end()
 
     def _on_body(self, data: bytes, start: int = 0) -> None:
         """Forward a piece of a response; its body begins at `start`, and what is before that is the head."""
@@ -285,9 +285,9 @@ class BackendConnection:
             self.left = DONE
             client.on_response_end()
         else:
-            client.on_backend_gone(answered=self.left != HEAD or bool(self._buffer), reset=False)
+            client.on_backend_gone(answered=self.left != AWAITING_HEAD or bool(self._buffer), reset=False)
 
     def _broken(self, code: int | None) -> None:
         client = self.client
         if client is not None:
-            client.on_backend_gone(answered=self.left != HEAD or bool(self._buffer), reset=True)
+            client.on_backend_gone(answered=self.left != AWAITING_HEAD or bool(self._buffer), reset=True)

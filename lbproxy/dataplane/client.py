@@ -212,11 +212,11 @@ class HttpConnection(Exchange):
 
     def write(self, data: bytes) -> None:
         """Send to the client; what it does not take is kept, and the backend is not read until it is gone."""
+        size = len(data)
+        self._bytes_out += size
         if self.out:
             self.out += data
             return
-        size = len(data)
-        self._bytes_out += size
         try:
             sent = self._send(data)
         except BlockingIOError:
@@ -241,10 +241,16 @@ class HttpConnection(Exchange):
             self.next_request()
 
     def next_request(self) -> None:
-        """After an exchange: close, or read the next request."""
         if self.phase != EXCHANGE:
             return
         self.phase = READING
+        if not (self.out or self._close or self._in or self._readable or self._hung_up):  # the common case, by itself
+            self._started = 0.0
+            timers = self.listener.timers
+            self.deadline = deadline = timers.now + self.listener.timeouts.keepalive
+            if deadline < self.filed:
+                timers.file(self, deadline)
+            return
         if self.out:
             self._wait_for_request()
             return  # _flush comes back here

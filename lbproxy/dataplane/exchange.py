@@ -28,7 +28,7 @@ from lbproxy.core.http1 import (
 from lbproxy.core.kubernetes import status_response
 from lbproxy.core.pool import Peer, Selection
 from lbproxy.core.termination import Termination
-from lbproxy.dataplane.backend import CHUNK, TURNS, BackendConnection
+from lbproxy.dataplane.backend import AWAITING_HEAD, CHUNK, TURNS, BackendConnection
 from lbproxy.dataplane.dial import Dial
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.relay import QUARTERS
@@ -154,10 +154,12 @@ class Exchange:
             self._on_dial_failed(Termination.NO_BACKEND)
             return
         idle = peer.idle
+        repeatable = self.listener.repeatable
+        upgrade = self.block is not None and self.block.upgrade
         while idle:
             backend: BackendConnection = idle.pop()
             # A request that cannot be sent again does not trust the reactor's last look.
-            if self._replayable() or backend.is_alive():
+            if (self.method in repeatable and not self._body_size and not upgrade) or backend.is_alive():
                 peer.stats.reused += 1
                 self._attach(backend, peer)
                 return
@@ -204,10 +206,14 @@ class Exchange:
         assert block is not None
         self._backend = backend
         self.peer = peer
-        peer.stats.total += 1
+        stats = peer.stats
+        stats.total += 1
         if self._long:
-            peer.stats.long_streams += 1
-        backend.begin(self)
+            stats.long_streams += 1
+        backend.client = self
+        backend.left = AWAITING_HEAD
+        backend.requests += 1
+        backend.deadline = NEVER
         if block.needs_host:
             head = line.forward + b"Host: " + peer.address.text.encode() + b"\r\n" + block.forward + self._tail
         else:
@@ -217,8 +223,11 @@ class Exchange:
             return
         try:
             if backend.write(head) and not self._long:
-                # The same as _on_request_sent, without the call.
-                self.listener.timers.arm(self, self.listener.timeouts.response_header)
+                # As _on_request_sent, without the calls.
+                timers = self.listener.timers
+                self.deadline = deadline = timers.now + self.listener.timeouts.response_header
+                if deadline < self.filed:
+                    timers.file(self, deadline)
         except OSError:
             self.on_backend_gone(answered=False, reset=True, sent=False)
 
@@ -339,7 +348,8 @@ class Exchange:
         assert selection is not None
         self._status = status = head.status
         self.deadline = NEVER
-        selection.succeed(peer, listener.reactor.second)
+        if peer.fails:
+            selection.succeed(peer, listener.reactor.second)
         listener.classes[status // 100] += 1
         if listener.timeouts.idle:
             self._seen, self._quiet = -1, 0

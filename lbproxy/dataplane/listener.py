@@ -63,6 +63,7 @@ class Listener:
         "no_backend",
         "pool",
         "reactor",
+        "repeatable",
         "report",
         "stats",
         "timeouts",
@@ -87,6 +88,7 @@ class Listener:
         self.timers = reactor.timers
         self.access = access
         self.report = report
+        self.repeatable = frozenset(pool.config.retry.methods)
         self.max_connections = max_connections
         self.timeouts = config.timeouts
         self.stats = ListenerStats()

@@ -45,9 +45,10 @@ class Timers:
         """Call `timed.on_timeout()` after `delay` seconds, at most one TICK late, unless it is armed anew."""
         timed.deadline = deadline = self.now + delay
         if deadline < timed.filed:
-            self._file(timed, deadline)
+            self.file(timed, deadline)
 
-    def _file(self, timed: Timed, when: float) -> None:
+    def file(self, timed: Timed, when: float) -> None:
+        """Look at it at `when`. For those who have written `deadline` themselves, to save a call per request."""
         timed.filed = when
         self._slots.setdefault(max(int(when / TICK), self._turned) + 1, []).append(timed)
 
@@ -77,4 +78,4 @@ class Timers:
             except Exception:  # the one guard: a bug ends a connection, not the worker
                 self._on_bug(timed)
         elif timed.deadline != NEVER:
-            self._file(timed, timed.deadline)
+            self.file(timed, timed.deadline)

@@ -38,14 +38,18 @@ _HEADER_LINE = re.compile(rb"(" + _TOKEN + rb"):([^\x00-\x08\x0a-\x1f\x7f]*)").f
 _ABSOLUTE = re.compile(rb"(?i)https?://([^/?#@]+)(/[^#]*|\?[^#]*)?").fullmatch
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*").fullmatch
 _LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\x00\r\n]*)?\r\n").match
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r").fullmatch
-# The lines of a response head that frame it or concern only this hop, and folded lines (the first group); the
-# `[ \t]*:` is there so that no name hides behind a space.
+# The lines of a response head that frame it or concern only this hop, and folded ones. The first character is looked
+# at before the case-insensitive part: that halves the time.
 _RESPONSE_LINES = re.compile(
-    rb"(?i)\r\n(?:([ \t])|(content-length|transfer-encoding|connection|keep-alive|proxy-connection|upgrade)"
-    rb"([ \t]*):[ \t]*([^\r\n]*))"
+    rb"\r\n(?:[ \t]|[CcTtKkPpUu](?i:ontent-length|ransfer-encoding|onnection|eep-alive|roxy-connection|pgrade)[ \t]*:)"
+    rb"[^\r\n]*"
 ).findall
+# `HTTP/1.1 200` → (1, 200), for all there are: a look-up instead of a match, two conversions and their objects.
+_STATUS = {b"HTTP/1.%d %d" % (minor, code): (minor, code) for minor in (0, 1) for code in range(100, 600)}
+# Everything but what ends lines and NUL: what is left of a head without these must be CRLF after CRLF.
+_TEXT = bytes(set(range(256)) - {0x00, 0x0A, 0x0D})
+_LINE_ENDS = b"\r\n" * 1024
 # What many servers say though HTTP/1.1 means it anyway: removed without taking the head apart.
 _KEEP_ALIVE = b"\r\nConnection: keep-alive"
 
@@ -283,32 +287,32 @@ def parse_response_head(data: bytes, end: int) -> ResponseHead:
 
     Not every character is checked, as it is for requests: the backend is ours. What could frame it differently is.
     """
-    stop = end + 2
-    line = _STATUS_LINE(data, 0, stop)
-    if line is None:
+    lines = data[: end + 2]
+    start = _STATUS.get(lines[:12])
+    if start is None or lines[12] not in b" \r":
         raise BadMessageError("the status line is malformed")
-    stray = data[:stop].replace(b"\r\n", b"")
-    if b"\n" in stray or b"\r" in stray or b"\x00" in stray:
+    ends = lines.translate(None, _TEXT)
+    if not _LINE_ENDS.startswith(ends) and ends.replace(b"\r\n", b""):
         raise BadMessageError("there is a bare LF, a bare CR or a NUL in the response head")
-    minor, status = line.groups()
-    head = ResponseHead(minor[0] - 0x30, int(status))
+    head = ResponseHead(*start)
     length = NO_LENGTH
-    for fold, name, space, value in _RESPONSE_LINES(data, 0, end):
-        if fold or space:
+    for line in _RESPONSE_LINES(lines):
+        name, _, value = line.partition(b":")
+        size = len(name) - 2  # without its CRLF
+        if line[2] in b" \t" or name[-1] in b" \t":
             raise BadMessageError("there is a folded line or white space before a colon in the response head")
-        size = len(name)
+        value = value.strip(b" \t")
         if size == 14:  # content-length
-            value = value.rstrip(b" \t")
-            if _LENGTH(value) is None or length not in (NO_LENGTH, int(value)):
+            if not value.isdigit() or len(value) > MAX_LENGTH_DIGITS or length not in (NO_LENGTH, int(value)):
                 raise BadMessageError("the response's Content-Length is malformed or repeated")
             length = int(value)
         elif size == 17:  # transfer-encoding
-            if value.rstrip(b" \t").lower() != b"chunked" or head.length == CHUNKED:
+            if value.lower() != b"chunked" or head.length == CHUNKED:
                 raise BadMessageError("the response's only transfer coding understood is chunked")
             head.length = CHUNKED
         else:
             head.hop += 1
-            if size == 10 and name[0] | 0x20 == 0x63:  # connection; keep-alive begins with k
+            if size == 10 and name[2] | 0x20 == 0x63:  # connection; keep-alive begins with k
                 tokens = _tokens(value)
                 if b"close" in tokens:
                     head.close = True

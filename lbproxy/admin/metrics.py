@@ -57,7 +57,7 @@ class _Snapshot:
                 family.add_metric([listener], getattr(counters, field))
             return family
 
-        yield simple(GaugeMetricFamily, "connections", "Client connections open.", "active")
+        yield simple(GaugeMetricFamily, "current_connections", "Client connections open.", "active")
         yield simple(CounterMetricFamily, "accepted", "Client connections accepted.", "accepted")
         yield simple(CounterMetricFamily, "refused", "Client connections above max_connections, reset.", "refused")
         yield simple(CounterMetricFamily, "requests", "Requests finished (http mode).", "requests")
@@ -80,7 +80,9 @@ class _Snapshot:
                 family.add_metric([pool, backend.config.address.text], getattr(counters, field))
             return family
 
-        yield simple(GaugeMetricFamily, "connections", "Connections (tcp) or requests in flight (http).", "active")
+        yield simple(
+            GaugeMetricFamily, "current_connections", "Connections (tcp) or requests in flight (http).", "active"
+        )
         yield simple(GaugeMetricFamily, "long_streams", "Watches, logs -f, exec, upgraded connections.", "long_streams")
         yield simple(GaugeMetricFamily, "idle_connections", "Kept-alive connections (http mode).", "idle")
         yield simple(CounterMetricFamily, "connections", "Connections or requests given to the backend.", "total")

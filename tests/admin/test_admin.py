@@ -1,0 +1,262 @@
+"""The admin endpoint on a view of our own: pages, totals, logs, and clients that misbehave."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from lbproxy.admin import server, totals
+from lbproxy.admin.log import HELD, EventLog, LinePump, Output
+from lbproxy.admin.metrics import metrics
+from lbproxy.admin.server import AdminServer
+from lbproxy.admin.status import status
+from lbproxy.admin.view import BackendView, WorkerView
+from lbproxy.control.configfile import loads
+from lbproxy.core.config import Config
+from lbproxy.core.health import CheckReport, CheckResult, CheckTimes, Health, Verdict
+from lbproxy.core.messages import Stats
+
+METRICS_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+CONFIG = """
+listeners:
+  - {name: api, bind: "127.0.0.1:6443", mode: tcp, pool: masters}
+  - {name: plain, bind: ["127.0.0.1:8080", "127.0.0.2:8080"], mode: http, pool: doors}
+pools:
+  masters: {backends: ["10.0.1.10:6443", "10.0.1.11:6443"]}
+  doors: {backends: ["10.0.1.10:8080"]}
+"""
+
+
+class Fixed:
+    """A view whose every number is set by the test."""
+
+    def __init__(self) -> None:
+        self.config: Config = loads(CONFIG).config
+        self.config_path = "/etc/lbproxy/lb.yaml"
+        self.config_sha256 = "0" * 64
+        self.loaded_at = self.started_at = time.time()
+        self.draining = False
+        self.ready = True
+        self.stats = totals.empty(self.config)
+        self.healths = {"masters": [Health.UP, Health.DOWN], "doors": [Health.UNKNOWN]}
+
+    def pools(self) -> dict[str, list[BackendView]]:
+        checked = CheckReport(time.time(), CheckResult(Verdict.UP, "fine", 200, times=CheckTimes(0.01)), None, None)
+        return {
+            pool.name: [
+                BackendView(backend, health, "because", time.time(), checked)
+                for backend, health in zip(pool.backends, self.healths[pool.name], strict=True)
+            ]
+            for pool in self.config.pools
+        }
+
+    def workers(self) -> list[WorkerView]:
+        return [WorkerView(os.getpid(), self.ready, self.stats)]
+
+    def restarts(self) -> int:
+        return 3
+
+    def log_dropped(self) -> int:
+        return 2
+
+    async def counters(self) -> Stats:
+        return self.stats
+
+
+@pytest.fixture
+def view() -> Fixed:
+    return Fixed()
+
+
+@pytest.fixture
+async def address(view: Fixed, nursery: trio.Nursery) -> AsyncIterator[tuple[str, int]]:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(AdminServer(view).serve, listeners[0])
+    yield listeners[0].socket.getsockname()
+    nursery.cancel_scope.cancel()
+
+
+async def ask(address: tuple[str, int], data: bytes) -> bytes:
+    """Send, half-close, and read to the end."""
+    answer = b""
+    with trio.fail_after(5):
+        async with await trio.open_tcp_stream(*address) as stream:
+            try:
+                await stream.send_all(data)
+                await stream.send_eof()
+                async for chunk in stream:
+                    answer += chunk
+            except trio.BrokenResourceError:  # it closes on what it does not want to read
+                pass
+    return answer
+
+
+def get(path: str, method: str = "GET") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "text"),
+    [
+        ("/livez", 200, "ok"),
+        ("/readyz", 200, "ok"),
+        ("/healthz/backends", 200, "masters: 1 of 2 eligible"),
+        ("/healthz/backends?min=2", 503, "doors: 1 of 1 eligible"),
+        ("/healthz/backends?min=1&pool=doors", 200, "doors: 1 of 1"),
+        ("/healthz/backends?pool=nope", 404, "masters, doors"),
+        ("/healthz/backends?min=-1", 400, "min must be a number"),
+        ("/healthz/backends?min=%C2%B2", 400, "min must be a number"),
+        ("/", 200, "/metrics"),
+        ("/nope", 404, "no such page"),
+        ("/livez/", 404, "no such page"),
+        ("/status", 200, '"version"'),
+        ("/metrics", 200, "lbproxy_info"),
+    ],
+)
+async def test_pages(address: tuple[str, int], path: str, code: int, text: str) -> None:
+    answer = await ask(address, get(path))
+    assert answer.startswith(b"HTTP/1.1 %d " % code)
+    assert text in answer.decode()
+
+
+async def test_draining_and_without_workers(address: tuple[str, int], view: Fixed) -> None:
+    view.draining = True
+    assert b"HTTP/1.1 503 " in await ask(address, get("/readyz"))
+    assert b"HTTP/1.1 200 " in await ask(address, get("/livez"))
+    view.ready = False
+    assert b"HTTP/1.1 503 " in await ask(address, get("/livez"))
+
+
+async def test_head_has_no_body_and_other_methods_are_refused(address: tuple[str, int]) -> None:
+    assert (await ask(address, get("/livez", "HEAD"))).endswith(b"\r\n\r\n")
+    refused = await ask(address, get("/livez", "DELETE"))
+    assert refused.startswith(b"HTTP/1.1 405 ")
+    assert b"Allow: GET, HEAD" in refused
+
+
+async def test_a_connection_serves_several_requests(address: tuple[str, int]) -> None:
+    answer = await ask(address, get("/livez") * 3)
+    assert answer.count(b"HTTP/1.1 200 ") == 3
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\r\n\r\n", b"\x16\x03\x01\x00", b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"x" * 100_000, get("//[")],
+)
+async def test_rubbish_is_answered_or_dropped_and_harms_nobody(address: tuple[str, int], data: bytes) -> None:
+    answer = await ask(address, data)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
+    assert b"HTTP/1.1 200 " in await ask(address, get("/livez"))
+
+
+async def test_idle_clients_are_dropped_and_do_not_keep_others_out(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "REQUEST_TIMEOUT", 0.3)
+    idle = [await trio.open_tcp_stream(*address) for _ in range(server.MAX_CONNECTIONS + 10)]
+    with trio.fail_after(5):
+        for stream in idle:
+            assert await stream.receive_some(1) == b""
+            await stream.aclose()
+    assert b"HTTP/1.1 200 " in await ask(address, get("/livez"))
+
+
+async def test_every_metric_is_documented_and_every_documented_one_is_there(view: Fixed) -> None:
+    view.stats.listeners[0].terminations["--"] = 1
+    families = {family.name: family.type for family in text_string_to_metric_families((await metrics(view)).decode())}
+    documented = dict(re.findall(r"^\| `(lbproxy_\w+?)(?:_total)?` \| (\w+)", METRICS_PAGE.read_text(), re.MULTILINE))
+    names = set(re.findall(r"^\| `(lbproxy_\w+)`", METRICS_PAGE.read_text(), re.MULTILINE))
+    assert {name.removesuffix("_total") for name in names} == set(documented)
+    exported = {f"{name}_total" if kind == "counter" else name for name, kind in families.items()}
+    assert names == exported
+
+
+async def test_status_has_the_fields_that_scripts_rely_on(view: Fixed) -> None:
+    page = json.loads(json.dumps(await status(view)))
+    assert {"version", "uptime_s", "config", "workers", "listeners", "pools"} <= set(page)
+    assert {"path", "sha256", "loaded_at", "error"} <= set(page["config"])
+    assert {"pid", "connections"} <= set(page["workers"][0])
+    assert {"name", "bind", "mode", "pool", "accepted", "active"} <= set(page["listeners"][0])
+    assert page["listeners"][1]["bind"] == ["127.0.0.1:8080", "127.0.0.2:8080"]
+    backend = page["pools"][0]["backends"][1]
+    wanted = "address weight backup health state eligible active total failed long_streams bytes_in bytes_out check"
+    assert set(wanted.split()) <= set(backend)
+    assert set(backend["check"]) == {"at", "ok", "status", "latency_ms", "error"}
+    assert (backend["health"], backend["eligible"]) == ("down", False)
+
+
+def test_totals_keep_what_dead_workers_counted() -> None:
+    config = loads(CONFIG).config
+    one, retired = totals.empty(config), totals.empty(config)
+    one.listeners[0].accepted = 5
+    one.listeners[0].active = 2
+    one.listeners[0].terminations = {"--": 3, "CD": 1}
+    one.pools["masters"][1].total = 7
+    one.pools["masters"][1].long_streams = 4
+    one.no_backend = {"doors": 2}
+    totals.add(retired, one, gauges=False)
+    total = totals.sum_of(config, [retired, one])
+    assert total.listeners[0].accepted == 10
+    assert total.listeners[0].active == 2
+    assert total.listeners[0].terminations == {"--": 6, "CD": 2}
+    assert total.pools["masters"][1].total == 14
+    assert total.pools["masters"][1].long_streams == 4
+    assert total.no_backend == {"doors": 4}
+
+
+def test_a_reader_that_stops_costs_lines_and_not_time() -> None:
+    reader, writer = os.pipe()
+    output = Output(writer)
+    output.start()
+    line = b"x" * 1023 + b"\n"
+    began = time.monotonic()
+    for _ in range(2 * HELD // len(line)):
+        output.write(line)
+    assert time.monotonic() - began < 5
+    assert output.dropped > 0
+    got = 0
+    while got < 65536:
+        got += len(os.read(reader, 65536))
+    os.close(reader)
+    output.close()
+    os.close(writer)
+
+
+def test_lines_of_several_workers_do_not_mix() -> None:
+    reader, writer = os.pipe()
+    output = Output(writer)
+    output.start()
+    first, second = LinePump(output), LinePump(output)
+    first.feed(b"one-")
+    second.feed(b"two\nthr")
+    first.feed(b"more\n")
+    second.feed(b"ee\n")
+    output.close()
+    os.close(writer)
+    with open(reader, "rb") as file:
+        assert sorted(file.read().splitlines()) == [b"one-more", b"three", b"two"]
+
+
+def test_events_are_json_lines_of_a_level() -> None:
+    reader, writer = os.pipe()
+    output = Output(writer)
+    output.start()
+    log = EventLog(output, "warning")
+    log.info("quiet", "not written")
+    log.warning("loud", 'a "quoted" message', backend="10.0.1.10:6443")
+    output.close()
+    os.close(writer)
+    with open(reader, "rb") as file:
+        lines = [json.loads(line) for line in file.read().splitlines()]
+    assert [(line["event"], line["level"], line["backend"]) for line in lines] == [
+        ("loud", "warning", "10.0.1.10:6443")
+    ]

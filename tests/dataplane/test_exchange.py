@@ -534,6 +534,7 @@ async def test_an_upgrade_nobody_asked_for_is_a_bad_gateway(lab: Lab) -> None:
         (b"\x16\x03\x01\x02\x00\x01\x00", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 70000, 431),
         (b"GET /" + b"y" * 70000, 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 5000 + b"\r\n", 431),
     ],
 )
 async def test_what_is_malformed_is_refused_and_reaches_nobody(lab: Lab, data: bytes, status: int) -> None:

@@ -37,9 +37,9 @@ class BackendConnection:
         "_persistent",
         "_reactor",
         "_recv",
+        "_retire_at",
         "_send",
         "_walk",
-        "born",
         "client",
         "deadline",
         "filed",
@@ -57,7 +57,7 @@ class BackendConnection:
         self.out = b""  # what the backend has not taken yet
         self.left = AWAITING_HEAD  # bytes of the response's body still to come, or AWAITING_HEAD, CHUNKED, UNTIL_CLOSE
         self.requests = 0
-        self.born = reactor.timers.now
+        self._retire_at = reactor.timers.now + idle.age
         self.deadline = NEVER
         self.filed = UNFILED
         self._reactor = reactor
@@ -132,25 +132,21 @@ class BackendConnection:
     def release(self) -> None:
         """The exchange is over: keep the connection if it can be used again."""
         self.client = None
+        now = self._reactor.timers.now
+        if not self._persistent or self._hung_up or self.left or self.out or now > self._retire_at:
+            self.close()
+            return
         idle = self._idle_config
-        if (
-            not self._persistent
-            or self._hung_up
-            or self.left != DONE
-            or self.out
-            or (idle.requests and self.requests >= idle.requests)
-            or self._reactor.timers.now - self.born > idle.age
-        ):
+        if idle.requests and self.requests >= idle.requests:
             self.close()
             return
         kept = self.peer.idle
         kept.append(self)
         if len(kept) > idle.max:
             kept[0].discard()
-        timers = self._reactor.timers
-        self.deadline = deadline = timers.now + idle.timeout
+        self.deadline = deadline = now + idle.timeout
         if deadline < self.filed:
-            timers.file(self, deadline)
+            self._reactor.timers.file(self, deadline)
 
     def is_alive(self) -> bool:
         """Ask the kernel: nothing to read and no FIN. For requests that must not meet a stale connection."""

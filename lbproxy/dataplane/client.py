@@ -115,8 +115,12 @@ class HttpConnection(Exchange):
             # After a full read there may be more, and edge-triggered epoll will not say so again.
             self._readable = len(data) == CHUNK
             known = len(self._in)
-            self._in = self._in + data if known else data
-            self._parse(max(known - 3, 0))
+            if known:
+                self._in += data
+                self._parse(max(known - 3, 0))
+            else:
+                self._in = data
+                self._parse()
             if self.phase != READING or self.out or not (self._hung_up or self._readable):
                 return
 
@@ -193,7 +197,11 @@ class HttpConnection(Exchange):
         key = b""
         if listener.key:
             key = {"remote_addr": self._ip.encode(), "uri": line.target}.get(listener.key, block.key)
-        self._selection = selection = listener.pool.select(self._ip, key)
+        selection = self._selection
+        if selection is None:
+            self._selection = selection = listener.pool.select(self._ip, key)
+        else:
+            selection.restart(key)
         self.choose(selection)
 
     def _refuse(self, error: BadMessageError, termination: Termination) -> None:

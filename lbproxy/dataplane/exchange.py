@@ -30,7 +30,7 @@ from lbproxy.core.pool import Peer, Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.backend import AWAITING_HEAD, CHUNK, TURNS, BackendConnection
 from lbproxy.dataplane.dial import Dial
-from lbproxy.dataplane.listener import Listener
+from lbproxy.dataplane.listener import NORMAL, Listener
 from lbproxy.dataplane.relay import QUARTERS
 from lbproxy.dataplane.sockets import reset_on_close
 from lbproxy.dataplane.timers import NEVER, UNFILED
@@ -386,7 +386,7 @@ class Exchange:
             backend.close()
         else:
             backend.release()
-        self._finish(Termination.NORMAL)
+        self._finish(NORMAL)
         self.next_request()
 
     def on_switching_protocols(self, head: bytes, rest: bytes) -> None:
@@ -559,12 +559,14 @@ class Exchange:
         stats.requests += 1
         stats.bytes_in += self._bytes_in
         stats.bytes_out += self._bytes_out
-        listener.count_end(termination)
+        if termination is NORMAL:
+            listener.ended_normally += 1
+        else:
+            listener.count_end(termination)
         access = listener.access
         if access is not None and access.at_close:
             self._log(termination)
         self.peer = None
-        self._selection = None
 
     def _log(self, termination: Termination) -> None:
         """The access-log line of this request."""

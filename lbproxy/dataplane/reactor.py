@@ -116,9 +116,10 @@ class Reactor:
         wait = 0.0
         while True:
             events = poll(wait, MAX_EVENTS)
-            now = monotonic()
-            timers.turn(now)
-            self.second = int(now)
+            timers.now = now = monotonic()
+            if now >= timers.due:
+                timers.turn(now)
+                self.second = int(now)
             if not events and not self._again:
                 if wait:
                     break

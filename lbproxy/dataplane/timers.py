@@ -29,13 +29,14 @@ class Timed(Protocol):
 class Timers:
     """The wheel. `now` is seconds on the monotonic clock, set by whoever turns it, once per batch of events."""
 
-    __slots__ = ("_on_bug", "_slots", "_turned", "now")
+    __slots__ = ("_on_bug", "_slots", "_turned", "due", "now")
 
     def __init__(self, now: float, on_bug: Callable[[Timed], None]) -> None:
         self.now = now
         self._on_bug = on_bug  # called inside the except clause of a callback that raised
         self._slots: dict[int, list[Timed]] = {}
         self._turned = int(now / TICK)
+        self.due = 0.0  # `turn` has nothing to do before
 
     def __len__(self) -> int:
         """Slots in use; 0 means that nothing has to be woken for."""
@@ -56,6 +57,7 @@ class Timers:
         """Set the clock and call what is due."""
         self.now = now
         due = int(now / TICK)
+        self.due = (due + 1) * TICK
         if due == self._turned:
             return
         slots = self._slots

@@ -18,6 +18,7 @@ from lbproxy.core.config import Backend, CheckType, Pool
 from lbproxy.core.health import CheckReport, CheckResult, Health, HealthChanged, HealthMachine, Verdict
 
 FIRST_OFFSET = 0.1  # seconds over which the first checks are spread
+LASTING = 3  # checks in a row that give an advice before it is passed on
 
 
 class Checker:
@@ -45,7 +46,8 @@ class Checker:
         self._on_check = on_check
         self._random = random
         self._wall_clock = wall_clock
-        self._advice = ""
+        self._advice = ""  # given last
+        self._advised = 0  # checks in a row that came with some
         self._poked = trio.Event()
         self._probe = probe
         if self._check.type is CheckType.NONE:
@@ -80,12 +82,18 @@ class Checker:
         self._on_check(self.last)
 
     def _notice(self, result: CheckResult, change: HealthChanged | None) -> str | None:
-        """Advice, once: until it is followed every check gives it again."""
-        if result.advice == self._advice or not (result.advice or result.verdict is Verdict.UP):
+        """Advice, once, and when it lasts: a starting apiserver refuses everybody until it has its RBAC rules."""
+        if not result.advice:
+            self._advised = 0
+            if result.verdict is Verdict.UP:
+                self._advice = ""  # it has been followed
+            return None
+        self._advised += 1
+        if change is not None and result.advice in change.reason:
+            self._advice = result.advice
+        if result.advice == self._advice or self._advised < LASTING:
             return None
         self._advice = result.advice
-        if not result.advice or (change is not None and result.advice in change.reason):
-            return None
         return f"{result.reason}: {result.advice}"
 
     async def _wait(self) -> None:

@@ -211,11 +211,21 @@ async def test_advice_is_in_the_change_and_not_repeated(autojump_clock: trio.tes
 
 
 async def test_advice_that_comes_without_a_change_is_a_notice_once(autojump_clock: trio.testing.MockClock) -> None:
-    run = Run(Script([UP, ADVISED, ADVISED, DOWN, ADVISED, UP, ADVISED]))
-    await run.until(11)
+    checks = [UP, ADVISED, ADVISED, ADVISED, ADVISED, DOWN, ADVISED, ADVISED, ADVISED, UP, ADVISED, ADVISED, ADVISED]
+    run = Run(Script(checks))
+    await run.until(24)
     text = "GET /readyz answered 401 Unauthorized: set token_file"
-    # Followed (a check without advice passed) and needed again: told again. A failure in between is no answer to it.
-    assert [report.notice for report in run.reports] == [None, text, None, None, None, None, text]
+    # It is given when it has lasted. A failure in between does not mean that it was followed; a good check does, and
+    # when it is needed again it is given again.
+    noticed = [number for number, report in enumerate(run.reports) if report.notice is not None]
+    assert noticed == [3, 12]
+    assert {run.reports[number].notice for number in noticed} == {text}
+
+
+async def test_advice_that_passes_by_itself_is_not_given(autojump_clock: trio.testing.MockClock) -> None:
+    run = Run(Script([UP, ADVISED, ADVISED, UP, ADVISED, UP, UP]))
+    await run.until(13)
+    assert [report.notice for report in run.reports] == [None] * len(run.reports)
 
 
 # -- the rest --------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,7 @@ from lbproxy.demo.store import Store
 from lbproxy.demo.watch import End
 from tests.demo.client import until
 from tests.demo.test_watch import watching
-
-KUBECTL = shutil.which("kubectl")
-pytestmark = pytest.mark.skipif(KUBECTL is None, reason="no kubectl on this machine")
+from tests.programs import require
 
 
 @pytest.fixture
@@ -32,8 +29,7 @@ def store() -> Store:
 
 class Kubectl:
     def __init__(self, url: str, home: Path) -> None:
-        assert KUBECTL is not None
-        self._command = [KUBECTL, "-s", url]
+        self._command = [require("kubectl"), "-s", url]
         self.environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
 
     async def __call__(self, *words: str, stdin: bytes = b"") -> str:

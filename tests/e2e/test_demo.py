@@ -19,7 +19,7 @@ import trio
 
 from lbproxy.demo.process import Child
 from tests.demo.client import Address, ask, connected
-from tests.demo.test_kubectl import KUBECTL, Kubectl
+from tests.demo.test_kubectl import Kubectl
 
 MAPS = "/api/v1/namespaces/kube-system/configmaps"
 
@@ -107,7 +107,6 @@ async def watch_through_a_death(running: Demo, pids: dict[str, int]) -> tuple[st
     return victim, beats
 
 
-@pytest.mark.skipif(KUBECTL is None, reason="no kubectl on this machine")
 @pytest.mark.parametrize("websockets", ["true", "false"])
 async def test_kubectl_through_the_balancer(tmp_path: Path, websockets: str) -> None:
     """Requests, a watch, and the streams that upgrade: exec and port-forward, over WebSocket and over SPDY."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import threading
-import time
 from collections import deque
 from datetime import UTC, datetime
 
@@ -61,12 +61,16 @@ class Output:
                 self._size = 0
             try:
                 while data:
-                    data = data[os.write(self._fd, data) :]
-            except BlockingIOError:  # somebody made it non-blocking: it is shared with whoever started us
-                self.dropped += data.count(b"\n")
-                time.sleep(0.05)
+                    data = data[self._write_some(data) :]
             except OSError:  # nobody reads any more
                 self.dropped += data.count(b"\n")
+
+    def _write_some(self, data: bytes) -> int:
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:  # somebody made it non-blocking: it is shared with whoever started us
+            select.select([], [self._fd], [], 1.0)
+            return 0
 
 
 class EventLog:

@@ -7,6 +7,7 @@ whatever a port scanner sends, and it must answer while the balancer is under lo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
@@ -20,6 +21,9 @@ from lbproxy.admin.view import View
 
 REQUEST_TIMEOUT = 10.0  # seconds for one request, idle time before it included
 MAX_CONNECTIONS = 64
+MAX_DIGITS = 9  # of a number in a query
+
+log = logging.getLogger(__name__)
 
 _INDEX = """lbproxy
 /livez                      200 while the balancer works; what keepalived should ask
@@ -76,6 +80,8 @@ class AdminServer:
                     connection.start_next_cycle()
         except (trio.BrokenResourceError, trio.ClosedResourceError, h11.ProtocolError):
             return
+        except Exception:  # the one guard: a bug in a page must not end the balancer
+            log.exception("internal error in the admin endpoint")
         finally:
             self._places.release_on_behalf_of(stream)
 
@@ -120,7 +126,7 @@ class AdminServer:
 
     async def _backends(self, query: dict[str, str]) -> Answer:
         least = query.get("min", "1")
-        if not least.isdecimal():
+        if not least.isdecimal() or len(least) > MAX_DIGITS:
             return Answer(400, b"min must be a number\n")
         pools = self._view.pools()
         if "pool" in query:

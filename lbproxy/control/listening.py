@@ -12,10 +12,19 @@ from lbproxy.core.config import Address, Listener
 _FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
 _IP_FREEBIND = 15  # linux/in.h; the socket module has no name for it before Python 3.12
 
+# What nginx gives the socket file of a listener: who may reach it is its directory's business.
+UNIX_MODE = 0o666
+
 _ADVICE = {
     errno.EADDRINUSE: "another process has it; `ss -ltnp` shows which",
     errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE",
     errno.EADDRNOTAVAIL: "no interface has it; set freebind: true for an address that keepalived brings later",
+}
+
+_UNIX_ADVICE = {
+    errno.EADDRINUSE: "another process listens on it, or it is a file that is no socket",
+    errno.EACCES: "this user may not create files in its directory",
+    errno.ENOENT: "its directory does not exist",
 }
 
 
@@ -44,6 +53,7 @@ def open_address(address: Address, backlog: int, *, freebind: bool = False) -> s
         if family == socket.AF_UNIX:
             _remove_stale(address.host)
             sock.bind(address.host)
+            os.chmod(address.host, UNIX_MODE)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
@@ -55,7 +65,7 @@ def open_address(address: Address, backlog: int, *, freebind: bool = False) -> s
     except OSError as error:
         sock.close()
         words = error.strerror or str(error)
-        advice = _ADVICE.get(error.errno or 0)
+        advice = (_UNIX_ADVICE if family == socket.AF_UNIX else _ADVICE).get(error.errno or 0)
         raise ListenError(f"cannot listen on {address}: {words}" + (f" ({advice})" if advice else "")) from error
     sock.setblocking(False)
     return sock

@@ -165,9 +165,9 @@ def _processes(workers: list[WorkerView]) -> Iterator[Metric]:
     cpu.add_metric(["control"], usage.ru_utime + usage.ru_stime)
     memory.add_metric(["control"], _rss("self"))
     # By number and not by pid: a replaced worker continues the series.
-    for number, worker in enumerate(workers):
-        memory.add_metric([f"worker{number}"], _rss(str(worker.pid)))
-        cpu.add_metric([f"worker{number}"], _cpu(worker.pid))
+    for worker in workers:
+        memory.add_metric([f"worker{worker.number}"], _rss(str(worker.pid)))
+        cpu.add_metric([f"worker{worker.number}"], _cpu(worker.pid))
     fds = GaugeMetricFamily("lbproxy_process_open_fds", "Open descriptors of the control plane.")
     fds.add_metric([], len(os.listdir("/proc/self/fd")))
     yield from (memory, cpu, fds)

@@ -28,6 +28,9 @@ class BackendView:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
+    """One worker process; `number` is its place, which its replacement takes."""
+
+    number: int
     pid: int
     ready: bool
     stats: Stats

@@ -7,6 +7,8 @@ Everything lives in one nursery. It ends when the workers are gone, by drain or 
 
 from __future__ import annotations
 
+import contextlib
+import math
 import resource
 import signal
 import socket
@@ -31,6 +33,7 @@ from lbproxy.core.health import CheckReport, Health
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 COMFORTABLE_FDS = 4096  # below that limit a warning is due: two for each connection
 ADMIN_BACKLOG = 64
+BLAME_INTERVAL = 60.0  # seconds between two lines about failures of one backend that no check has refuted
 
 
 def run(loaded: Loaded) -> int:
@@ -94,7 +97,8 @@ class ControlPlane:
             ]
             for pool in loaded.config.pools
         }
-        self._blamed: set[tuple[str, int]] = set()  # backends that live traffic failed on since their last good check
+        # When a line was last written about backends that live traffic has failed on since their last good check
+        self._blamed: dict[tuple[str, int], float] = {}
         self._supervisor = Supervisor(
             loaded.config,
             sockets.listeners,
@@ -118,9 +122,10 @@ class ControlPlane:
                     if self._sockets.admin is not None:
                         admin = trio.SocketListener(trio.socket.from_stdlib_socket(self._sockets.admin))
                         nursery.start_soon(AdminServer(self).serve, admin)
-                    self._say_ready()
+                    if not self.draining:
+                        self._say_ready()
             except* WorkerStartError as group:
-                for error in group.exceptions:
+                for error in _leaves(group):
                     self._log.error("start_failed", f"the workers did not start: {error}")
                 started = False
         self._log.info("stopped", "stopped")
@@ -138,7 +143,8 @@ class ControlPlane:
         }
 
     def workers(self) -> list[WorkerView]:
-        return [WorkerView(one.pid, one.ready.is_set(), one.stats) for one in self._supervisor.workers]
+        views = [WorkerView(one.number, one.pid, one.ready.is_set(), one.stats) for one in self._supervisor.workers]
+        return sorted(views, key=lambda view: view.number)
 
     def restarts(self) -> int:
         return self._supervisor.restarts
@@ -158,7 +164,7 @@ class ControlPlane:
         checker = self._checkers[pool][index]
         clear = report.clear_failures and (pool, index) in self._blamed
         if clear:
-            self._blamed.discard((pool, index))
+            del self._blamed[pool, index]
         if report.change is not None or clear:
             self._supervisor.broadcast(messages.SetHealth(pool, index, checker.health, clear))
         if report.change is not None:
@@ -182,8 +188,9 @@ class ControlPlane:
         """Live traffic has seen a backend fail: check it now instead of at the next interval."""
         checker = self._checkers[message.pool][message.backend]
         key = (message.pool, message.backend)
-        if key not in self._blamed:
-            self._blamed.add(key)
+        now = trio.current_time()
+        if now - self._blamed.get(key, -math.inf) >= BLAME_INTERVAL:
+            self._blamed[key] = now
             address = checker.backend.address.text
             text = f"backend {address} of pool {message.pool} failed in live traffic: {message.reason}"
             self._log.warning("backend_failed", text, pool=message.pool, backend=address, reason=message.reason)
@@ -241,4 +248,14 @@ class ControlPlane:
 def _raise_fd_limit() -> None:
     """As many descriptors as the administrator allows; workers inherit it."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(OSError, ValueError):  # a limit above fs.nr_open may be had, but not set
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """The exceptions in a group, however nested."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import trio
 
@@ -20,6 +22,7 @@ STATS_INTERVAL = 1.0  # seconds between two looks at the counters
 STATS_PATIENCE = 0.3  # seconds a scrape waits for a busy worker before it takes what is known
 HEALTHY_AGE = 1.0  # seconds: a worker that dies younger is replaced more slowly each time
 MAX_BACKOFF = 10.0
+START_PATIENCE = 30.0  # seconds a worker has to accept, before it is killed
 STOP_GRACE = 2.0  # seconds a worker has to exit after its drain is over, before it is killed
 
 
@@ -27,26 +30,59 @@ class WorkerStartError(Exception):
     """The first workers did not come up."""
 
 
-class Worker:
-    """One process and its channel. `stats` are its last known counters."""
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What became of a worker: whether it ever accepted, and how it ended, as in "worker 17 ..."."""
 
-    def __init__(self, process: trio.Process, channel: socket.socket, log_fd: int | None, config: Config) -> None:
+    pid: int | None
+    accepted: bool
+    ending: str
+
+
+class Worker:
+    """One process and its channel. `stats` are its last known counters; `number` is its place among the workers."""
+
+    def __init__(
+        self, number: int, process: trio.Process, channel: socket.socket, log_fd: int | None, config: Config
+    ) -> None:
+        self.number = number
         self.process = process
         self.pid = process.pid
-        self.started = trio.current_time()
         self.ready = trio.Event()
         self.stats = totals.empty(config)
-        self.answered = trio.Event()
         self.log_fd = log_fd
-        self._channel = channel
         self.stream = trio.socket.from_stdlib_socket(channel)
+        self._channel = channel
+        self._asked: trio.Event | None = None
 
-    def send(self, message: messages.ToWorker) -> None:
+    def send(self, message: messages.ToWorker) -> bool:
         """Send without waiting; a worker that takes nothing is stuck or gone, and its replacement is told all."""
         try:
             self._channel.send(messages.encode(message))
         except OSError:
-            return
+            return False
+        return True
+
+    def ask(self) -> trio.Event:
+        """Ask for the counters; the event is set when they have come.
+
+        One question is open at a time: they would fill the channel of a stuck worker, which then misses what matters.
+        """
+        if self._asked is None:
+            self._asked = trio.Event()
+            if not self.send(messages.GetStats()):
+                self._asked.set()
+        asked = self._asked
+        if asked.is_set():
+            self._asked = None
+        return asked
+
+    def answer(self, stats: messages.Stats) -> None:
+        """The counters have come."""
+        self.stats = stats
+        if self._asked is not None:
+            self._asked.set()
+            self._asked = None
 
     def close(self) -> None:
         self._channel.close()
@@ -82,8 +118,9 @@ class Supervisor:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until drained. Reports started when every worker accepts. Raises WorkerStartError before that."""
         async with trio.open_nursery() as nursery:
-            for number in range(self._config.workers):
-                await nursery.start(self._keep, number)
+            async with trio.open_nursery() as starting:
+                for number in range(self._config.workers):
+                    starting.start_soon(nursery.start, self._keep, number)
             task_status.started()
             nursery.start_soon(self._look_at_counters)
             await self._all_gone.wait()
@@ -96,19 +133,14 @@ class Supervisor:
 
     async def counters(self) -> messages.Stats:
         """The total over all workers, as fresh as they answer within STATS_PATIENCE."""
-        waiting = []
-        for worker in self.workers:
-            if worker.ready.is_set():
-                worker.answered = trio.Event()
-                worker.send(messages.GetStats())
-                waiting.append(worker.answered)
+        waiting = [worker.ask() for worker in self.workers if worker.ready.is_set()]
         with trio.move_on_after(STATS_PATIENCE):
             for event in waiting:
                 await event.wait()
         return totals.sum_of(self._config, [self._retired, *(worker.stats for worker in self.workers)])
 
     async def drain(self, seconds: float) -> None:
-        """Let connections end for so long, and return when all workers are gone."""
+        """Let connections end for so long, and return when all workers are gone. A second call may shorten it."""
         self._draining = True
         self.broadcast(messages.Drain(seconds))
         with trio.move_on_after(seconds + STOP_GRACE):
@@ -121,66 +153,85 @@ class Supervisor:
 
     async def _keep(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
         """One worker after another in one place."""
-        first = True
+        accepted = False
         backoff = 0.0
         while True:
-            worker = await self._start()
-            status = task_status if first else trio.TASK_STATUS_IGNORED
-            await self._attend(worker, status)
+            began = trio.current_time()
+            life = await self._live(number, trio.TASK_STATUS_IGNORED if accepted else task_status)
+            accepted = accepted or life.accepted
             if self._draining:
-                return
-            if first and not worker.ready.is_set():
-                raise WorkerStartError(f"worker {number} ended before it accepted: {_ending(worker.process)}")
-            first = False
+                break
+            if not accepted:
+                raise WorkerStartError(f"worker {number} {life.ending}")
             self.restarts += 1
-            young = trio.current_time() - worker.started < HEALTHY_AGE
+            young = trio.current_time() - began < HEALTHY_AGE
             backoff = min(max(backoff * 2, 0.1), MAX_BACKOFF) if young else 0.0
             self._log.error(
                 "worker_died",
-                f"worker {worker.pid} {_ending(worker.process)}; it is replaced"
-                + (f" in {backoff:g} s" if young else ""),
-                pid=worker.pid,
+                f"worker {life.pid or number} {life.ending}; it is replaced" + (f" in {backoff:g} s" if young else ""),
+                pid=life.pid,
             )
             await trio.sleep(backoff)
+        if not accepted:
+            task_status.started()  # stopped while it started: nobody is to wait for it
 
-    async def _start(self) -> Worker:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, messages.MAX_MESSAGE)
-        log_read: int | None = None
-        log_write: int | None = None
-        if self._config.log.access is not None:
-            log_read, log_write = os.pipe()
+    async def _live(self, number: int, task_status: trio.TaskStatus[None]) -> Life:
+        """One worker from its start to its end."""
+        if self._draining:
+            return Life(None, False, "is not wanted any more")
+        try:
+            worker = await self._start(number)
+        except OSError as error:  # no memory, no processes, no descriptors: it may pass
+            return Life(None, False, f"could not be started: {error.strerror or error}")
+        await self._attend(worker, task_status)
+        return Life(worker.pid, worker.ready.is_set(), _ending(worker.process))
+
+    async def _start(self, number: int) -> Worker:
         fds = tuple(tuple(sock.fileno() for sock in sockets) for sockets in self._listening)
-        passed = [theirs.fileno(), *(fd for listener in fds for fd in listener)]
-        if log_write is not None:
-            passed.append(log_write)
-        # exec, not fork: a worker imports a tenth of what this process has, and shares none of its state
-        command = [sys.executable, "-m", "lbproxy.dataplane.worker", str(theirs.fileno())]
-        process = await trio.lowlevel.open_process(command, pass_fds=passed, stdin=subprocess.DEVNULL)
-        theirs.close()
-        if log_write is not None:
-            os.close(log_write)
-        ours.setblocking(False)
-        worker = Worker(process, ours, log_read, self._config)
-        worker.send(messages.Configure(self._config, fds, log_write))
-        for message in self._current_health():
-            worker.send(message)
+        with contextlib.ExitStack() as mine, contextlib.ExitStack() as childs:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            mine.enter_context(ours)
+            childs.enter_context(theirs)
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, messages.MAX_MESSAGE)
+            ours.setblocking(False)
+            passed = [theirs.fileno(), *(fd for listener in fds for fd in listener)]
+            log_read: int | None = None
+            log_write: int | None = None
+            if self._config.log.access is not None:
+                log_read, log_write = os.pipe()
+                mine.callback(os.close, log_read)
+                childs.callback(os.close, log_write)
+                os.set_blocking(log_read, False)
+                passed.append(log_write)
+            # exec, not fork: a worker imports a tenth of what this process has, and shares none of its state
+            command = [sys.executable, "-m", "lbproxy.dataplane.worker", str(theirs.fileno())]
+            process = await trio.lowlevel.open_process(command, pass_fds=passed, stdin=subprocess.DEVNULL)
+            mine.pop_all()
+        worker = Worker(number, process, ours, log_read, self._config)
+        worker.send(messages.Configure(self._config, fds, log_write, tuple(self._current_health())))
         self.workers.append(worker)
+        if self._draining:  # since we began: it has missed the order
+            process.kill()
         return worker
 
     async def _attend(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
         """Listen to a worker until it ends."""
+        pump = LinePump(self._output)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, worker, task_status)
+                nursery.start_soon(_expect_ready, worker)
                 if worker.log_fd is not None:
-                    nursery.start_soon(self._pump_log, worker.log_fd)
+                    nursery.start_soon(_pump_log, worker.log_fd, pump)
                 await worker.process.wait()
                 nursery.cancel_scope.cancel()
         finally:
             if worker.process.returncode is None:
                 worker.process.kill()
+            elif worker.log_fd is not None:
+                while _read_log(worker.log_fd, pump):  # its last lines; the pipe holds no more than its size
+                    pass
             self.workers.remove(worker)
             totals.add(self._retired, worker.stats, gauges=False)
             worker.close()
@@ -195,8 +246,7 @@ class Supervisor:
                 return
             message = messages.decode(packet)
             if isinstance(message, messages.Stats):
-                worker.stats = message
-                worker.answered.set()
+                worker.answer(message)
             elif isinstance(message, messages.BackendFailed):
                 self._on_backend_failed(message)
             elif isinstance(message, messages.Ready):
@@ -204,25 +254,35 @@ class Supervisor:
                 task_status.started()
                 self._log.info("worker_ready", f"worker {worker.pid} accepts connections", pid=worker.pid)
 
-    async def _pump_log(self, fd: int) -> None:
-        os.set_blocking(fd, False)
-        pump = LinePump(self._output)
-        while True:
-            try:
-                data = os.read(fd, 65536)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(fd)
-                continue
-            if not data:
-                return
-            pump.feed(data)
-            await trio.lowlevel.checkpoint()
-
     async def _look_at_counters(self) -> None:
         """So that little is lost of a worker that is killed."""
         while True:
             await trio.sleep(STATS_INTERVAL)
             await self.counters()
+
+
+async def _expect_ready(worker: Worker) -> None:
+    with trio.move_on_after(START_PATIENCE):
+        await worker.ready.wait()
+        return
+    worker.process.kill()
+
+
+async def _pump_log(fd: int, pump: LinePump) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(fd)
+        if not _read_log(fd, pump):
+            return
+
+
+def _read_log(fd: int, pump: LinePump) -> bool:
+    """Pass on what a worker has written; whether there may be more."""
+    try:
+        data = os.read(fd, 65536)
+    except BlockingIOError:
+        return False
+    pump.feed(data)
+    return bool(data)
 
 
 def _ending(process: trio.Process) -> str:

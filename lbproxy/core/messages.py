@@ -21,15 +21,6 @@ MAX_MESSAGE = 192 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Configure:
-    """The first message: everything a worker needs. `listen_fds[i]` are the inherited fds of `config.listeners[i]`."""
-
-    config: Config
-    listen_fds: tuple[tuple[int, ...], ...]
-    access_log_fd: int | None  # a pipe to the control plane, or None with the access log off
-
-
-@dataclass(frozen=True, slots=True)
 class SetHealth:
     """A health transition, or (`clear_failures`) an answer that wipes what passive checks held against a backend."""
 
@@ -37,6 +28,16 @@ class SetHealth:
     backend: int
     health: Health
     clear_failures: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """The first message: everything a worker needs. `listen_fds[i]` are the inherited fds of `config.listeners[i]`."""
+
+    config: Config
+    listen_fds: tuple[tuple[int, ...], ...]
+    access_log_fd: int | None  # a pipe to the control plane, or None with the access log off
+    health: tuple[SetHealth, ...] = ()  # what is known already: a worker must not begin by dialing the dead
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,11 @@ class Worker:
         if config.log.access is not None and configure.access_log_fd is not None:
             self._access = AccessLog(config.log.access, configure.access_log_fd, self._reactor)
         self._pools = {pool.name: Pool(pool, random.randrange) for pool in config.pools}
+        for known in configure.health:
+            self._set_health(known)
         self._reported: dict[int, float] = {}
+        self._grace = trio.CancelScope()  # the time that connections have to end, once draining
+        self._draining = False
         self._listeners = [self._listener(config, index) for index in range(len(config.listeners))]
         for listener, fds in zip(self._listeners, configure.listen_fds, strict=True):
             listener.open(fds)
@@ -69,35 +73,56 @@ class Worker:
             self._reactor.close_all()
 
     async def _obey(self) -> None:
-        """Handle messages until Drain, or the end of the control plane, and return when all connections are gone."""
-        while True:
-            try:
-                packet = await self._channel.recv(messages.MAX_MESSAGE)
-            except OSError:
-                packet = b""
-            if not packet:
-                log.warning("the control plane is gone: this worker drains and ends")
-                await self._drain(self._config.shutdown.drain)
-                return
-            message = messages.decode(packet)
-            if isinstance(message, messages.GetStats):
-                await self._channel.send(messages.encode(self.stats()))
-            elif isinstance(message, messages.SetHealth):
-                self._pools[message.pool].set_health(message.backend, message.health, message.clear_failures)
-            elif isinstance(message, messages.Drain):
-                await self._drain(message.seconds)
-                return
+        """Handle messages until Drain, or the end of the control plane, and return when all connections are gone.
 
-    async def _drain(self, seconds: float) -> None:
+        While it drains it still answers, and a second Drain may leave the connections less time.
+        """
+        async with trio.open_nursery() as nursery:
+            while (message := await self._receive()) is not None:
+                if isinstance(message, messages.GetStats):
+                    await self._answer(self.stats())
+                elif isinstance(message, messages.SetHealth):
+                    self._set_health(message)
+                elif isinstance(message, messages.Drain):
+                    self._start_drain(message.seconds, nursery)
+            log.warning("the control plane is gone: this worker drains and ends")
+            self._start_drain(self._config.shutdown.drain, nursery)
+
+    def _set_health(self, message: messages.SetHealth) -> None:
+        self._pools[message.pool].set_health(message.backend, message.health, message.clear_failures)
+
+    async def _receive(self) -> messages.ToWorker | messages.ToControl | None:
+        """The next message; None when the control plane is gone."""
+        try:
+            packet = await self._channel.recv(messages.MAX_MESSAGE)
+        except OSError:
+            return None
+        return messages.decode(packet) if packet else None
+
+    async def _answer(self, stats: messages.Stats) -> None:
+        try:
+            await self._channel.send(messages.encode(stats))
+        except OSError:  # the control plane is gone: the next receive will say so
+            return
+
+    def _start_drain(self, seconds: float, nursery: trio.Nursery) -> None:
+        self._grace.deadline = min(self._grace.deadline, trio.current_time() + seconds)
+        if not self._draining:
+            self._draining = True
+            nursery.start_soon(self._drain, nursery.cancel_scope)
+
+    async def _drain(self, scope: trio.CancelScope) -> None:
+        """Let go of the listening sockets, wait for the connections as long as they may take, and end the scope."""
         for listener in self._listeners:
             listener.stop()
         for listener in self._listeners:
             for connection in list(listener.connections):
                 connection.drain()
-        with trio.move_on_after(seconds):
+        with self._grace:
             while any(listener.connections for listener in self._listeners):
                 await trio.sleep(0.05)
         self._close_connections()
+        scope.cancel()
 
     def _close_connections(self) -> None:
         for listener in self._listeners:

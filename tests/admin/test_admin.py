@@ -60,7 +60,7 @@ class Fixed:
         }
 
     def workers(self) -> list[WorkerView]:
-        return [WorkerView(os.getpid(), self.ready, self.stats)]
+        return [WorkerView(0, os.getpid(), self.ready, self.stats)]
 
     def restarts(self) -> int:
         return 3
@@ -114,6 +114,7 @@ def get(path: str, method: str = "GET") -> bytes:
         ("/healthz/backends?min=1&pool=doors", 200, "doors: 1 of 1"),
         ("/healthz/backends?pool=nope", 404, "masters, doors"),
         ("/healthz/backends?min=-1", 400, "min must be a number"),
+        ("/healthz/backends?min=" + 5000 * "9", 400, "min must be a number"),
         ("/healthz/backends?min=%C2%B2", 400, "min must be a number"),
         ("/", 200, "/metrics"),
         ("/nope", 404, "no such page"),
@@ -155,6 +156,15 @@ async def test_a_connection_serves_several_requests(address: tuple[str, int]) ->
 async def test_rubbish_is_answered_or_dropped_and_harms_nobody(address: tuple[str, int], data: bytes) -> None:
     answer = await ask(address, data)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
+    assert b"HTTP/1.1 200 " in await ask(address, get("/livez"))
+
+
+async def test_a_bug_in_a_page_ends_that_connection_only(
+    address: tuple[str, int], view: Fixed, caplog: pytest.LogCaptureFixture
+) -> None:
+    view.healths = {}
+    assert await ask(address, get("/status")) == b""
+    assert "internal error in the admin endpoint" in caplog.text
     assert b"HTTP/1.1 200 " in await ask(address, get("/livez"))
 
 
@@ -228,6 +238,24 @@ def test_a_reader_that_stops_costs_lines_and_not_time() -> None:
         got += len(os.read(reader, 65536))
     os.close(reader)
     output.close()
+    os.close(writer)
+
+
+def test_a_reader_that_made_the_pipe_non_blocking_gets_whole_lines() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    output = Output(writer)
+    output.start()
+    line = b"x" * 1023 + b"\n"
+    for _ in range(256):  # four times what the pipe holds
+        output.write(line)
+    got = b""
+    while len(got) < 256 * len(line):
+        got += os.read(reader, 65536)
+    assert got == 256 * line
+    assert output.dropped == 0
+    output.close()
+    os.close(reader)
     os.close(writer)
 
 

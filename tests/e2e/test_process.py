@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -193,6 +194,42 @@ def test_the_drain_time_is_a_bound(tmp_path: Path, backends: list[Backend]) -> N
                 sock.recv(1)
         assert running.process.wait(PATIENCE) == 0
         assert running.events("close")[-1]["end"] == "KD"
+
+
+def test_a_second_sigterm_stops_at_once(tmp_path: Path, backends: list[Backend]) -> None:
+    port = free_port()
+    with lbproxy(tmp_path, config(port, backends, extra="shutdown: {drain: 60s}")) as running:
+        with connection(port) as sock:
+            assert ask(sock).endswith(b"ok")
+            running.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: _refused(port))
+            assert running.status()["listeners"][0]["active"] == 1
+            running.process.send_signal(signal.SIGTERM)
+            assert running.process.wait(PATIENCE) == 0
+        assert running.events("close")[-1]["end"] == "KD", "it was killed instead of told"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_workers_start(tmp_path: Path, backends: list[Backend], number: int) -> None:
+    port = free_port()
+    file = tmp_path / "lb.yaml"
+    file.write_text(config(port, backends, extra=f"workers: 2\nadmin: {{bind: '127.0.0.1:{free_port()}'}}"))
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lbproxy", "-c", str(file)], stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        # a connection is taken by the socket as soon as it is open: long before a worker runs
+        wait_for(lambda: not _refused(port))
+        wait_for(lambda: _catches(process.pid, number))
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 0
+        assert "Traceback" not in log.read_text()
+        assert _refused(port)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
@@ -409,6 +446,12 @@ def test_the_log_is_json_and_survives_a_reader_that_stops(tmp_path: Path, backen
     finally:
         process.kill()
         process.wait()
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler of its own for a signal: SIGINT had Python's from the start."""
+    caught = int(re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[0], 16)
+    return all(caught >> (each - 1) & 1 for each in (number, signal.SIGTERM, signal.SIGUSR2))
 
 
 def _refused(port: int) -> bool:

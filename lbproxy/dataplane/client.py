@@ -22,6 +22,7 @@ from lbproxy.dataplane.exchange import CLOSED, EXCHANGE, LINGER, READING, Exchan
 from lbproxy.dataplane.heads import HeadCache, not_http
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.reactor import ERR, HUP, OUT, RDHUP
+from lbproxy.dataplane.sockets import reset_on_close
 from lbproxy.dataplane.timers import NEVER
 
 LINGER_TIME = 2.0  # seconds
@@ -42,6 +43,7 @@ class HttpConnection(Exchange):
         self._requests = 0
         listener.timers.arm(self, listener.timeouts.request_header)
         listener.reactor.add(sock.fileno(), self.on_event)
+        listener.connections.add(self)
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -70,7 +72,7 @@ class HttpConnection(Exchange):
 
     def on_timeout(self) -> None:
         if self.phase == READING:
-            if self._in:
+            if self._in and not self.out:
                 self._refuse(
                     BadMessageError("the request's head took too long", 408), Termination.CLIENT_TIMEOUT_REQUEST
                 )
@@ -89,7 +91,7 @@ class HttpConnection(Exchange):
     def drain(self) -> None:
         """Close when idle, else after the response under way."""
         self._close = True
-        if self.phase == READING and not self._in:
+        if self.phase == READING and not self._in and not self.out:
             self.close_now()
 
     def close(self, termination: Termination) -> None:
@@ -106,6 +108,7 @@ class HttpConnection(Exchange):
             try:
                 data = self._recv(CHUNK)
             except BlockingIOError:
+                self._readable = False
                 return
             except OSError:
                 data = b""
@@ -117,12 +120,14 @@ class HttpConnection(Exchange):
             known = len(self._in)
             if known:
                 self._in += data
-                self._parse(max(known - 3, 0))
+                self._parse(max(known - 3, 0) if self._started else 0)  # not started: it was not looked at yet
             else:
                 self._in = data
                 self._parse()
             if self.phase != READING or self.out or not (self._hung_up or self._readable):
                 return
+            if self._in and not self._started:
+                return  # _go_on has that to do first
 
     def _on_eof_between(self) -> None:
         if self._in:
@@ -260,15 +265,25 @@ class HttpConnection(Exchange):
                 timers.file(self, deadline)
             return
         if self.out:
-            self._wait_for_request()
-            return  # _flush comes back here
+            # _flush comes back here. Until then the client is not idle: as in a relay, only timeouts.idle ends it.
+            self._started = 0.0
+            self.deadline = NEVER
+            if self.listener.timeouts.idle:
+                self.listener.timers.arm(self, self.listener.timeouts.idle)
+            return
         if self._close:
             self._close_gently()
             return
         self._wait_for_request()
-        if self._in:
+        # Not from here: answers of our own to pipelined requests would nest as deep as there are requests.
+        self.listener.reactor.again(self._go_on)
+
+    def _go_on(self, _events: int) -> None:
+        """Turn to what has been received already."""
+        if self._in and self.phase == READING and not self.out and not self._started:
             self._parse()
-        if self.phase == READING and not self.out and (self._readable or self._hung_up):
+        more = self._readable or self._hung_up
+        if more and self.phase == READING and not self.out and (self._started or not self._in):
             self._read()
 
     def _wait_for_request(self) -> None:
@@ -309,6 +324,8 @@ class HttpConnection(Exchange):
             return
         self.phase = CLOSED
         self.deadline = NEVER
+        if self.out:
+            reset_on_close(self.sock)  # a FIN would say that this was all
         self.out = self._in = b""
         self.listener.reactor.close(self.sock)
         self.listener.connections.discard(self)

@@ -117,7 +117,13 @@ class Dial:
             stats.connects += 1
             stats.connect_seconds += self._reactor.timers.now - self._started
             self.selection.succeed(peer, self._reactor.second)
+            fd = sock.fileno()
             self._on_connected(sock, peer)
+            if events & ~OUT:
+                # A backend that speaks or closes at once: the event that said so is this one, and none follows.
+                handler = self._reactor.handlers.get(fd)
+                if handler is not None:
+                    self._reactor.again(handler, events & ~OUT)
 
     def on_timeout(self) -> None:
         waited = self._reactor.timers.now - self._started

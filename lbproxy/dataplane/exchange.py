@@ -197,7 +197,7 @@ class Exchange:
             message = f"no backend of pool {name} is available"
         else:
             message = f"no backend of pool {name} could be reached"
-        self._own_answer(503, message, termination, not_sent=True)
+        self._own_answer(503, message, termination, not_sent=not self._retried)
 
     def _attach(self, backend: BackendConnection, peer: Peer) -> None:
         """Send the request's head, and what is here of its body."""
@@ -210,6 +210,7 @@ class Exchange:
         stats.total += 1
         if self._long:
             stats.long_streams += 1
+            self.deadline = NEVER
         backend.client = self
         backend.left = AWAITING_HEAD
         backend.requests += 1
@@ -232,6 +233,7 @@ class Exchange:
             self.on_backend_gone(answered=False, reset=True, sent=False)
 
     def _attach_body(self, backend: BackendConnection, head: bytes) -> None:
+        self._on_request_sent()  # not yet, but a body that stops moving has as long as an answer
         if self._in:
             data, self._in = self._in, b""
             body = self._take_body(data)
@@ -292,9 +294,9 @@ class Exchange:
                 # It may have answered before it closed: its answer is still to be read.
                 self._stop_body(backend)
                 return
+            if not self._status and (written or self._body_left):
+                self._on_request_sent()
             if not self._body_left:
-                if written:
-                    self._on_request_sent()
                 return
         self.listener.reactor.again(self.on_event)
 
@@ -373,6 +375,7 @@ class Exchange:
     def on_interim_head(self, head: bytes) -> None:
         """1xx: forwarded, but HTTP/1.0 clients do not know them (RFC 9110, 15.2)."""
         assert self.line is not None
+        self._retried = True  # an answer has begun: the request is not sent again
         if self.line.minor:
             self.write(head)
 
@@ -427,7 +430,8 @@ class Exchange:
         assert peer is not None
         if self._status:
             # The client must not take a truncated response for a whole one: cut it as it was cut.
-            self._abort(Termination.BACKEND_ABORT_DATA, reset=reset)
+            # Without framing only a RST says that it was cut.
+            self._abort(Termination.BACKEND_ABORT_DATA, reset=reset or self.wants_plain_body)
             return
         reused = backend.requests > 1
         untouched = not self._bytes_in  # none of the body has been taken from the client
@@ -448,7 +452,7 @@ class Exchange:
         self._blame("the connection broke before an answer")
         self._detach(backend)
         if not sent:
-            self._own_answer(503, "the backend went away", Termination.BACKEND_CLOSED_HEAD, not_sent=True)
+            self._own_answer(503, "the backend went away", Termination.BACKEND_CLOSED_HEAD, not_sent=not self._retried)
             return
         self._own_answer(502, "the backend closed the connection without an answer", Termination.BACKEND_CLOSED_HEAD)
 
@@ -464,6 +468,11 @@ class Exchange:
 
     def _on_response_timeout(self) -> None:
         seconds = self.listener.timeouts.response_header
+        if self._body_left and self._backend is not None and not self._backend.out:
+            self._drop_backend(reset=False)
+            reason = f"no byte of the request body came in {seconds:g} s"
+            self._own_answer(408, reason, Termination.CLIENT_TIMEOUT_REQUEST)
+            return
         self._blame(f"no answer in {seconds:g} s")
         if self._backend is not None:
             self._detach(self._backend)

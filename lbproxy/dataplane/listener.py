@@ -120,8 +120,10 @@ class Listener:
         """Accept no more, and let go of the listening sockets."""
         self.draining = True
         for sock in self._sockets:
+            self.reactor.pause(sock.fileno())  # closing does not take it out of epoll while others have it open
             self.reactor.close(sock)
         self._sockets.clear()
+        self.reactor.settle()
 
     def count_end(self, termination: Termination) -> None:
         """One more connection or request ended like this."""
@@ -169,7 +171,7 @@ class Listener:
             sock.setblocking(False)
             stats.accepted += 1
             ip, port = (address[0], address[1]) if address else ("", 0)
-            self.connections.add(self._make(self, sock, ip, port))
+            self._make(self, sock, ip, port)  # it adds itself to `connections`, and may be over by now
 
     def _pause(self, error: OSError) -> None:
         self.accept_paused += 1

@@ -64,7 +64,7 @@ class Reactor:
         self.second = int(self.timers.now)  # whole seconds: nginx's clock for fail_timeout
         self.internal_errors = 0
         self._closing: list[socket] = []
-        self._again: list[Handler] = []
+        self._again: list[tuple[Handler, int]] = []
         self._at_end: list[Callable[[], None]] = []
         self._ticking = trio.Event()
 
@@ -83,13 +83,17 @@ class Reactor:
         self.handlers.pop(sock.fileno(), None)
         self._closing.append(sock)
 
-    def again(self, handler: Handler) -> None:
-        """Call `handler(IN)` once more in the next batch: it stopped for fairness, and no new edge will come."""
-        self._again.append(handler)
+    def again(self, handler: Handler, events: int = IN) -> None:
+        """Call `handler(events)` once more after this batch: it stopped for fairness, and no new edge will come."""
+        self._again.append((handler, events))
 
     def at_batch_end(self, function: Callable[[], None]) -> None:
         """Call `function` once, when the events at hand have been handled."""
         self._at_end.append(function)
+
+    def settle(self) -> None:
+        """Close what was closed outside of a batch: the next batch may be long in coming."""
+        self._end_batch()
 
     def close_all(self) -> None:
         """Close the epoll. The sockets belong to their connections."""
@@ -145,9 +149,9 @@ class Reactor:
 
     def _run_again(self) -> None:
         handlers, self._again = self._again, []
-        for handler in handlers:
+        for handler, events in handlers:
             try:
-                handler(IN)
+                handler(events)
             except Exception:
                 self._bug(getattr(handler, "__self__", None))
 

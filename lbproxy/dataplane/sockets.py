@@ -11,8 +11,9 @@ from lbproxy.core.config import Address, TcpSide
 
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)
 
-# What a non-blocking connect() answers when it has started well.
-CONNECT_STARTED = (0, errno.EINPROGRESS, errno.EAGAIN)
+# What a non-blocking connect() answers when it has started well. EAGAIN is not among them: a unix socket says so when
+# the queue of the listener is full, and then nothing has been started (connect(2)).
+CONNECT_STARTED = (0, errno.EINPROGRESS)
 
 
 def set_options(sock: socket.socket, side: TcpSide) -> None:

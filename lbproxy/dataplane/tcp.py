@@ -32,6 +32,7 @@ class TcpConnection(Relay):
         self._backend = ""
         self._started = listener.timers.now
         self.selection = listener.pool.select(ip, ip.encode())
+        listener.connections.add(self)  # before the dial: that may fail at once
         self._dial: Dial | None = Dial(
             listener.reactor,
             self.selection,

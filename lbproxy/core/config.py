@@ -229,7 +229,7 @@ class Timeouts:
     connect: Seconds = _doc(1.0, "One try to connect to a backend.", minimum=0.01)
     request_header: Seconds = _doc(32.0, "From the first byte of a request to the end of its head.", minimum=0.01)
     response_header: Seconds = _doc(
-        75.0, "From the request to the response's head; not for long streams.", minimum=0.01
+        75.0, "From the request to the response's head, and each pause in its body; not for long streams.", minimum=0.01
     )
     idle: Seconds = _doc(0.0, "No byte either way on a relay or stream; 0 is none: liveness is TCP's.", minimum=0)
     half_close: Seconds = _doc(30.0, "After one side has closed, how long the other may idle.", minimum=0)
@@ -250,7 +250,7 @@ class TcpSide:
     nodelay: bool = _doc(True, "TCP_NODELAY.")
     user_timeout: Seconds = _doc(
         30.0,
-        "TCP_USER_TIMEOUT: sent data may stay unacknowledged this long; 0: the kernel's.",
+        "TCP_USER_TIMEOUT: data may stay unacknowledged, or not taken by a stalled reader, this long; 0: the kernel's.",
         minimum=0,
         maximum=86400,
     )

@@ -188,6 +188,7 @@ class HttpConnection(Exchange):
         self._status = 0
         self._bytes_in = self._bytes_out = 0
         self._retried = False
+        self._blamed = None
         self._long = line.long_stream
         self._body_left = self._body_size = block.length
         if block.close or listener.draining or (not line.minor and not block.keep_alive):

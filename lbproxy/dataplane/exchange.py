@@ -52,6 +52,7 @@ class Exchange:
 
     __slots__ = (
         "_backend",
+        "_blamed",
         "_body_left",
         "_body_size",
         "_bytes_in",
@@ -105,6 +106,7 @@ class Exchange:
         self._readable = False  # there may be more to receive, and no event will say so
         self._selection: Selection | None = None
         self._backend: BackendConnection | None = None
+        self._blamed: Peer | None = None  # who failed last: the log names it
         self._dial: Dial | None = None
         self._close = False  # no further request on this connection
         self._long = False
@@ -503,6 +505,7 @@ class Exchange:
             peer.stats.failed += 1
             self._selection.fail(peer, listener.reactor.second)
             listener.report(peer, reason)
+            self._blamed = peer
             self.peer = None
 
     def _release_peer(self) -> None:
@@ -579,7 +582,7 @@ class Exchange:
 
     def _log(self, termination: Termination) -> None:
         """The access-log line of this request."""
-        listener, peer, line = self.listener, self.peer, self.line
+        listener, peer, line = self.listener, self.peer or self._blamed, self.line
         if listener.access is None:
             return
         target = "" if line is None else line.target.decode()

@@ -622,7 +622,9 @@ async def test_a_backend_that_does_not_answer_is_a_504_without_retry_after(lab: 
     response = await ask(lb, request("/", "Connection: close"))
     assert response.startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
     assert b"Retry-After" not in response
-    assert (await lb.log_line())["end"] == "sH"
+    line = await lb.log_line()
+    assert line["end"] == "sH"
+    assert line["backend"] == lb.worker._pools["p"].peers[0].address.text
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from lbproxy.core.http1 import (
 )
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.backend import CHUNK, TURNS
-from lbproxy.dataplane.exchange import CLOSED, EXCHANGE, LINGER, READING, Exchange
+from lbproxy.dataplane.exchange import Exchange
+from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE, LINGER, READING
 from lbproxy.dataplane.heads import HeadCache, not_http
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.reactor import ERR, HUP, OUT, RDHUP

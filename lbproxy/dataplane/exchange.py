@@ -11,16 +11,12 @@ answer. Nothing else ever: a mutation that may have been executed must not be ex
 
 from __future__ import annotations
 
-import json
 import socket
 
 from lbproxy.core.http1 import (
     CHUNKED,
     UNTIL_CLOSE,
     BadMessageError,
-    ChunkedWalk,
-    RequestBlock,
-    RequestLine,
     ResponseHead,
     response_head_to_forward,
     without_keep_alive,
@@ -30,122 +26,18 @@ from lbproxy.core.pool import Peer, Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.backend import AWAITING_HEAD, CHUNK, TURNS, BackendConnection
 from lbproxy.dataplane.dial import Dial
-from lbproxy.dataplane.listener import NORMAL, Listener
+from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE, ExchangeState
+from lbproxy.dataplane.listener import NORMAL
 from lbproxy.dataplane.relay import QUARTERS
 from lbproxy.dataplane.sockets import reset_on_close
-from lbproxy.dataplane.timers import NEVER, UNFILED
+from lbproxy.dataplane.timers import NEVER
 from lbproxy.dataplane.upgrade import UpgradedRelay
 
-# Phases of a client connection.
-READING = 0  # between requests, or in the middle of a request's head
-EXCHANGE = 1
-LINGER = 2  # answered and shut down; what the client still sends is read and dropped, so that it can read our answer
-CLOSED = 3
 
+class Exchange(ExchangeState):
+    """The part of a client connection that lives from a request's head to the end of its response."""
 
-class Exchange:
-    """The part of a client connection that lives from a request's head to the end of its response.
-
-    It is a base class and not an object of its own because one more object and one more hop per request cost more
-    than the whole look-up of the head. The connection gives it `write`, `next_request` and `close_now`.
-    """
-
-    __slots__ = (
-        "_backend",
-        "_blamed",
-        "_body_left",
-        "_body_size",
-        "_bytes_in",
-        "_bytes_out",
-        "_close",
-        "_dial",
-        "_in",
-        "_ip",
-        "_long",
-        "_port",
-        "_quiet",
-        "_readable",
-        "_recv",
-        "_retried",
-        "_seen",
-        "_selection",
-        "_started",
-        "_status",
-        "_tail",
-        "_walk",
-        "block",
-        "deadline",
-        "filed",
-        "line",
-        "listener",
-        "method",
-        "out",
-        "peer",
-        "phase",
-        "sock",
-        "wants_plain_body",
-    )
-
-    def __init__(self, listener: Listener, sock: socket.socket, ip: str, port: int) -> None:
-        self.listener = listener
-        self.sock = sock
-        self.phase = READING
-        self.out = b""  # what the client has not taken yet
-        self.deadline = NEVER
-        self.filed = UNFILED
-        self.line: RequestLine | None = None
-        self.block: RequestBlock | None = None
-        self.method = ""
-        self.peer: Peer | None = None
-        self.wants_plain_body = False  # an HTTP/1.0 client gets a chunked body without its framing
-        self._recv = sock.recv
-        self._ip = ip
-        self._port = port
-        self._tail = b""  # the end of a forwarded head
-        self._in = b""  # received and not yet parsed
-        self._readable = False  # there may be more to receive, and no event will say so
-        self._selection: Selection | None = None
-        self._backend: BackendConnection | None = None
-        self._blamed: Peer | None = None  # who failed last: the log names it
-        self._dial: Dial | None = None
-        self._close = False  # no further request on this connection
-        self._long = False
-        self._body_left = 0  # bytes of the request's body still to come, or CHUNKED
-        self._body_size = 0
-        self._walk: ChunkedWalk | None = None
-        self._retried = False
-        self._started = 0.0
-        self._status = 0
-        self._bytes_in = 0
-        self._bytes_out = 0
-        self._seen = -1
-        self._quiet = 0
-
-    # -- what the connection does -------------------------------------------------------------------------------
-
-    def on_event(self, events: int) -> None:
-        """The client's socket is ready."""
-        raise NotImplementedError
-
-    def on_timeout(self) -> None:
-        """The deadline has passed."""
-        raise NotImplementedError
-
-    def on_bug(self) -> None:
-        """A callback raised what it should not: end this connection."""
-        raise NotImplementedError
-
-    def write(self, data: bytes) -> None:
-        """Send to the client; what it does not take is kept, and the backend is not read until it is gone."""
-        raise NotImplementedError
-
-    def next_request(self) -> None:
-        """The exchange is over: close, or read the next request."""
-        raise NotImplementedError
-
-    def close_now(self) -> None:
-        """Close the client's socket."""
-        raise NotImplementedError
+    __slots__ = ()
 
     # -- a backend -----------------------------------------------------------------------------------------------
 
@@ -492,44 +384,6 @@ class Exchange:
     def _client_gone(self) -> None:
         self._abort(Termination.CLIENT_ABORT_DATA if self._status else Termination.CLIENT_ABORT_HEAD, reset=False)
 
-    def _replayable(self) -> bool:
-        assert self.block is not None
-        return not self._body_size and not self.block.upgrade and self.method in self.listener.pool.config.retry.methods
-
-    def _blame(self, reason: str) -> None:
-        """A passive failure of the current backend; its place in the selection is given back."""
-        listener, peer = self.listener, self.peer
-        if peer is not None and self._selection is not None:
-            if self._long:
-                peer.stats.long_streams -= 1
-            peer.stats.failed += 1
-            self._selection.fail(peer, listener.reactor.second)
-            listener.report(peer, reason)
-            self._blamed = peer
-            self.peer = None
-
-    def _release_peer(self) -> None:
-        peer, selection = self.peer, self._selection
-        if peer is not None and selection is not None:
-            stats = peer.stats
-            if self._long:
-                stats.long_streams -= 1
-            stats.bytes_in += self._bytes_in
-            stats.bytes_out += self._bytes_out
-            selection.release(peer)
-
-    def _detach(self, backend: BackendConnection) -> None:
-        """Close the backend connection, keeping the exchange."""
-        self._backend = None
-        backend.close()
-
-    def _drop_backend(self, *, reset: bool) -> None:
-        backend = self._backend
-        if backend is not None:
-            self._backend = None
-            backend.close(reset=reset)
-        self._release_peer()
-
     def _own_answer(self, code: int, message: str, termination: Termination, *, not_sent: bool = False) -> None:
         """Answer in the backend's place; then the next request, if this one has been read to its end."""
         if self._backend is not None:
@@ -563,39 +417,6 @@ class Exchange:
         self.close_now()
 
     # -- the end ---------------------------------------------------------------------------------------------------
-
-    def _finish(self, termination: Termination) -> None:
-        """Count and log one request."""
-        listener = self.listener
-        stats = listener.stats
-        stats.requests += 1
-        stats.bytes_in += self._bytes_in
-        stats.bytes_out += self._bytes_out
-        if termination is NORMAL:
-            listener.ended_normally += 1
-        else:
-            listener.count_end(termination)
-        access = listener.access
-        if access is not None and access.at_close:
-            self._log(termination)
-        self.peer = None
-
-    def _log(self, termination: Termination) -> None:
-        """The access-log line of this request."""
-        listener, peer, line = self.listener, self.peer or self._blamed, self.line
-        if listener.access is None:
-            return
-        target = "" if line is None else line.target.decode()
-        if '"' in target or "\\" in target:
-            target = json.dumps(target)[1:-1]
-        backend = f'"{peer.address.text}"' if peer is not None else "null"
-        listener.access.write(
-            f'"event":"request","mode":"http",{listener.label},"client":"{self._ip}","client_port":{self._port},'
-            f'"method":"{self.method}","target":"{target}","status":{self._status},"backend":{backend},'
-            f'"duration_s":{listener.timers.now - self._started:.3f},'
-            f'"bytes_in":{self._bytes_in},"bytes_out":{self._bytes_out},'
-            f'"long":{"true" if self._long else "false"},"end":"{termination.value}"'
-        )
 
     def end_upgraded(self, bytes_in: int, bytes_out: int, termination: Termination) -> None:
         """The relay that this exchange became is over."""

@@ -54,6 +54,7 @@ class Worker:
         self.stream = trio.socket.from_stdlib_socket(channel)
         self._channel = channel
         self._asked: trio.Event | None = None
+        self.behind = False  # it was stuck, its channel was full, and it has missed something
 
     def send(self, message: messages.ToWorker) -> bool:
         """Send without waiting; a worker that takes nothing is stuck or gone, and its replacement is told all."""
@@ -129,7 +130,8 @@ class Supervisor:
     def broadcast(self, message: messages.ToWorker) -> None:
         """Tell every worker."""
         for worker in self.workers:
-            worker.send(message)
+            if not worker.send(message):
+                worker.behind = True
 
     async def counters(self) -> messages.Stats:
         """The total over all workers, as fresh as they answer within STATS_PATIENCE."""
@@ -247,6 +249,8 @@ class Supervisor:
             message = messages.decode(packet)
             if isinstance(message, messages.Stats):
                 worker.answer(message)
+                if worker.behind:  # it is alive again: what it has missed of the health is told anew
+                    worker.behind = not all(worker.send(health) for health in self._current_health())
             elif isinstance(message, messages.BackendFailed):
                 self._on_backend_failed(message)
             elif isinstance(message, messages.Ready):

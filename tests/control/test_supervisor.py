@@ -190,6 +190,23 @@ async def test_a_stuck_worker_delays_a_scrape_by_no_more_than_the_patience(make:
         assert await scene.accepted() == 1  # it answers again
 
 
+async def test_a_worker_that_was_stuck_is_told_what_it_has_missed(make: Callable[[int], Scene]) -> None:
+    scene = make(1)
+    async with running(scene) as pids:
+        os.kill(pids[0], signal.SIGSTOP)
+        worker = scene.supervisor.workers[0]
+        for _ in range(10_000):  # more than any channel holds: the rest is lost
+            scene.supervisor.broadcast(messages.SetHealth("p", 0, Health.UP, False))
+            if worker.behind:
+                break
+        assert worker.behind
+        scene.health = [messages.SetHealth("p", 0, Health.DOWN, False)]
+        os.kill(pids[0], signal.SIGCONT)
+        await until(lambda: not worker.behind)
+        await worker.ask().wait()  # answered after what was sent before it
+        assert {await scene.ask() for _ in range(6)} == {b"b"}
+
+
 async def test_connections_are_drained_and_a_second_order_may_hurry(make: Callable[[int], Scene]) -> None:
     scene = make(1)
     async with running(scene):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
@@ -16,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from lbproxy import __version__
 from lbproxy.admin.view import BackendView, View, WorkerView
 from lbproxy.core.health import Health
-from lbproxy.core.messages import ListenerStats, Stats
+from lbproxy.core.messages import BackendStats, ListenerStats, Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -51,12 +52,7 @@ class _Snapshot:
             for listener, counters in zip(self._view.config.listeners, self._stats.listeners, strict=True)
         ]
 
-        def simple(kind: type[CounterMetricFamily | GaugeMetricFamily], name: str, text: str, field: str) -> Metric:
-            family = kind(f"lbproxy_listener_{name}", text, labels=["listener"])
-            for listener, counters in rows:
-                family.add_metric([listener], getattr(counters, field))
-            return family
-
+        simple = partial(_counted, "lbproxy_listener", ["listener"], [([name], counters) for name, counters in rows])
         yield simple(GaugeMetricFamily, "current_connections", "Client connections open.", "active")
         yield simple(CounterMetricFamily, "accepted", "Client connections accepted.", "accepted")
         yield simple(CounterMetricFamily, "refused", "Client connections above max_connections, reset.", "refused")
@@ -74,12 +70,8 @@ class _Snapshot:
             for backend, counters in zip(views[pool.name], self._stats.pools[pool.name], strict=True)
         ]
 
-        def simple(kind: type[CounterMetricFamily | GaugeMetricFamily], name: str, text: str, field: str) -> Metric:
-            family = kind(f"lbproxy_backend_{name}", text, labels=_BACKEND)
-            for pool, backend, counters in rows:
-                family.add_metric([pool, backend.config.address.text], getattr(counters, field))
-            return family
-
+        labelled = [([pool, backend.config.address.text], counters) for pool, backend, counters in rows]
+        simple = partial(_counted, "lbproxy_backend", _BACKEND, labelled)
         yield simple(
             GaugeMetricFamily, "current_connections", "Connections (tcp) or requests in flight (http).", "active"
         )
@@ -92,8 +84,7 @@ class _Snapshot:
         yield simple(CounterMetricFamily, "bytes_in", "Bytes to the backend.", "bytes_in")
         yield simple(CounterMetricFamily, "bytes_out", "Bytes from the backend.", "bytes_out")
         dials = SummaryMetricFamily("lbproxy_backend_dial_seconds", "Dials that succeeded.", labels=_BACKEND)
-        for pool, backend, counters in rows:
-            labels = [pool, backend.config.address.text]
+        for labels, counters in labelled:
             dials.add_metric(labels, count_value=counters.connects, sum_value=counters.connect_seconds)
         yield dials
         yield from _health([(pool, backend) for pool, backend, _counters in rows])
@@ -120,6 +111,22 @@ class _Snapshot:
         dropped = stats.log_dropped + view.log_dropped()
         yield CounterMetricFamily("lbproxy_log_lines_dropped", "Log lines lost to a slow reader.", value=dropped)
         yield from _processes(view.workers())
+
+
+def _counted(
+    prefix: str,
+    labels: list[str],
+    rows: Iterable[tuple[list[str], ListenerStats | BackendStats]],
+    kind: type[CounterMetricFamily | GaugeMetricFamily],
+    name: str,
+    text: str,
+    field: str,
+) -> Metric:
+    """One field of the counters, for every row."""
+    family = kind(f"{prefix}_{name}", text, labels=labels)
+    for values, counters in rows:
+        family.add_metric(values, getattr(counters, field))
+    return family
 
 
 def _responses(rows: list[tuple[str, ListenerStats]]) -> Metric:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lbproxy.core.balance import PICKERS, Picker
+from lbproxy.core.balance.round_robin import RoundRobin
 from lbproxy.core.config import AllDown, Backend, BackendState
 from lbproxy.core.config import Pool as PoolConfig
 from lbproxy.core.health import Health
@@ -33,6 +34,7 @@ class Peer:
         "config",
         "conns",
         "current_weight",
+        "dialled",
         "effective_weight",
         "fail_timeout",
         "fails",
@@ -67,6 +69,7 @@ class Peer:
         self.health = Health.UNKNOWN
         self.usable = config.state is BackendState.READY
         self.stats = BackendStats()
+        self.dialled = 0  # connections or requests that got a connection made for them
         self.idle: list[Any] = []  # the data plane's kept-alive connections, newest last
 
     def eligible(self, tried: int, now: int) -> bool:
@@ -93,7 +96,18 @@ class Tier:
 class Pool:
     """The peers, and the algorithm bound once."""
 
-    __slots__ = ("backup", "config", "name", "peers", "picker", "primary", "randrange", "tries")
+    __slots__ = (
+        "_round_robin",
+        "ahead",
+        "backup",
+        "config",
+        "name",
+        "peers",
+        "picker",
+        "primary",
+        "randrange",
+        "tries",
+    )
 
     def __init__(self, config: PoolConfig, randrange: Callable[[int], int]) -> None:
         self.config = config
@@ -106,13 +120,25 @@ class Pool:
         self.backup = Tier(backups, single=False) if backups else None
         self.tries = config.retry.tries or len(self.peers)  # of one walk
         self.picker: Picker = PICKERS[config.balance.algorithm](self)
+        self.ahead: list[Peer] = []  # round robin's next picks, last one first, while they are foreseeable
+        self._round_robin = self.picker if isinstance(self.picker, RoundRobin) else None
 
     def select(self, client: str = "", key: bytes = b"") -> Selection:
         """Begin the walk of one connection or request; `client` is its IP address as text, `key` what is hashed."""
         return Selection(self, client, key)
 
+    def look_ahead(self) -> bool:
+        """Fill `ahead`, if the next first picks of walks are foreseeable."""
+        return self._round_robin is not None and self._round_robin.look_ahead()
+
+    def rewind(self) -> None:
+        """Something that picks depend on is about to change."""
+        if self.ahead and self._round_robin is not None:
+            self._round_robin.rewind()
+
     def set_health(self, index: int, health: Health, clear_failures: bool = False) -> None:
         """What the checks say. `clear_failures` forgets what live traffic held against the backend."""
+        self.rewind()
         peer = self.peers[index]
         peer.health = health
         peer.usable = peer.state is BackendState.READY and health in (Health.UNKNOWN, Health.UP)
@@ -122,6 +148,7 @@ class Pool:
 
     def set_state(self, index: int, state: BackendState) -> None:
         """What the operator says."""
+        self.rewind()
         peer = self.peers[index]
         peer.state = state
         peer.usable = state is BackendState.READY and peer.health in (Health.UNKNOWN, Health.UP)
@@ -152,9 +179,19 @@ class Selection:
 
     def pick(self, now: int) -> Peer | None:
         """Choose a backend and count the connection on it, or None when there is none left to try."""
-        if self.tries <= 0:
+        pool = self.pool
+        if not self.tried:
+            ahead = pool.ahead
+            if ahead or pool.look_ahead():
+                # Nobody has failed, so nothing is to be remembered of `now`: a failure will write it anyway.
+                foreseen = ahead.pop()
+                self.tried = foreseen.bit
+                foreseen.conns += 1
+                return foreseen
+        elif self.tries <= 0:
             return None
-        peer = self.pool.picker.pick(self, now)
+        pool.rewind()
+        peer = pool.picker.pick(self, now)
         if peer is None:
             peer = self._beyond(now)
             if peer is None:
@@ -177,6 +214,7 @@ class Selection:
     def fail(self, peer: Peer, now: int) -> None:
         """The try failed; ends it."""
         if not self.pool.primary.single:
+            self.pool.rewind()
             peer.fails += 1
             peer.accessed = peer.checked = now
             if peer.max_fails:

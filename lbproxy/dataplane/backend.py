@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lbproxy.core.config import Idle
 from lbproxy.core.http1 import CHUNKED, UNTIL_CLOSE, BadMessageError, ChunkedWalk, ResponseHead, parse_response_head
 from lbproxy.core.pool import Peer
-from lbproxy.dataplane.reactor import ERR, HUP, OUT, RDHUP, Reactor
+from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP, Reactor
 from lbproxy.dataplane.sockets import reset_on_close
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CHUNK = 65536  # bytes per recv()
 TURNS = 16  # full reads before other connections get a turn
+IN_OUT = IN | OUT
 AWAITING_HEAD = -3  # `left` while the response's head is awaited
 DONE = 0
 
@@ -90,6 +91,21 @@ class BackendConnection:
         client = self.client
         if client is None:
             self.discard()
+            return
+        if events == IN_OUT and self.left == AWAITING_HEAD and not (self.out or client.out):
+            try:
+                data = self._recv(CHUNK)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._broken(error.errno)
+                return
+            if not data:
+                self._on_eof()
+                return
+            self._on_head_bytes(client, data)
+            if len(data) == CHUNK and self.client is client:
+                self.read()
             return
         if events & OUT and self.out:
             try:
@@ -208,6 +224,10 @@ class BackendConnection:
             except BadMessageError as error:
                 client.on_bad_response(error.reason)
                 return
+            if head.whole and client.plain and len(data) - end - 4 == head.length:
+                self.left = DONE
+                if client.answer_whole(head, data, end + 4):
+                    return
             if head.status >= 200:
                 self._on_final_head(client, head, data, end + 4)
                 return
@@ -220,23 +240,16 @@ class BackendConnection:
                 return
 
     def _on_final_head(self, client: Exchange, head: ResponseHead, data: bytes, body: int) -> None:
-        if client.method == "HEAD" or head.status in (204, 304):
-            head.length = 0
-        self.left = head.length
-        self._persistent = not head.close and head.length != UNTIL_CLOSE
-        if head.length == CHUNKED:
+        length = 0 if client.method == "HEAD" or head.status in (204, 304) else head.length
+        self.left = length
+        self._persistent = not head.close and length != UNTIL_CLOSE
+        if length == CHUNKED:
             self._walk = ChunkedWalk()
-        forward = client.begin_response(head, data, body)
+        forward = client.begin_response(head, length, data, body)
         # Head and what is here of the body leave in one piece; most heads leave as they came, without a copy.
         if forward:
             data, body = forward + data[body:], len(forward)
-        if len(data) - body != head.length:
-            self._on_body(data, body)
-            return
-        self.left = DONE  # all of it is here: the common case, without the bookkeeping
-        client.write(data)
-        if self.client is client:
-            client.on_response_end()
+        self._on_body(data, body)
 
     def _on_body(self, data: bytes, start: int = 0) -> None:
         """Forward a piece of a response; its body begins at `start`, and what is before that is the head."""

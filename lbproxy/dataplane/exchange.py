@@ -43,18 +43,19 @@ class Exchange(ExchangeState):
 
     def choose(self, selection: Selection) -> None:
         """Pick, and go on with an idle connection or a new one."""
-        peer = selection.pick(self.listener.reactor.second)
+        self.go_on_with(selection.pick(self.listener.reactor.second), selection)
+
+    def go_on_with(self, peer: Peer | None, selection: Selection) -> None:
+        """Use an idle connection of the backend that was picked, or dial."""
         if peer is None:
             self._on_dial_failed(Termination.NO_BACKEND)
             return
         idle = peer.idle
-        repeatable = self.listener.repeatable
-        upgrade = self.block is not None and self.block.upgrade
+        replayable = self._replayable()
         while idle:
             backend: BackendConnection = idle.pop()
             # A request that cannot be sent again does not trust the reactor's last look.
-            if (self.method in repeatable and not self._body_size and not upgrade) or backend.is_alive():
-                peer.stats.reused += 1
+            if replayable or backend.is_alive():
                 self._attach(backend, peer)
                 return
             backend.close()
@@ -78,6 +79,7 @@ class Exchange(ExchangeState):
     def _on_connected(self, sock: socket.socket, peer: Peer) -> None:
         listener = self.listener
         self._dial = None
+        peer.dialled += 1
         backend = BackendConnection(
             listener.reactor, sock, peer, listener.pool.config.idle, listener.full_config.http.max_header
         )
@@ -235,8 +237,11 @@ class Exchange(ExchangeState):
 
     # -- the response --------------------------------------------------------------------------------------------
 
-    def begin_response(self, head: ResponseHead, data: bytes, body: int) -> bytes:
-        """The response's head is here: the head to forward, or b"" if `data[:body]` can leave as it is."""
+    def begin_response(self, head: ResponseHead, length: int, data: bytes, body: int) -> bytes:
+        """The response's head is here: the head to forward, or b"" if `data[:body]` can leave as it is.
+
+        `length` is the body's, which is not the head's own after HEAD.
+        """
         listener = self.listener
         line, peer, selection = self.line, self.peer, self._selection
         assert line is not None
@@ -252,7 +257,6 @@ class Exchange(ExchangeState):
             listener.timers.arm(self, listener.timeouts.idle / QUARTERS)
         if self._body_left:
             self._close = True  # it answers before it has read the request: the rest of that goes nowhere
-        length = head.length
         self.wants_plain_body = length == CHUNKED and not line.minor
         if length == UNTIL_CLOSE or self.wants_plain_body or listener.draining:
             self._close = True
@@ -265,6 +269,48 @@ class Exchange(ExchangeState):
         return response_head_to_forward(
             data[:body], chunked=not self.wants_plain_body, upgrade=False, connection=connection
         )
+
+    def answer_whole(self, head: ResponseHead, data: bytes, body: int) -> bool:
+        """A plain request is answered in one piece, `data`: begin_response, write and on_response_end at once.
+
+        False, and nothing has been done, if that is not so simple. As with _begin_plain: most answers are.
+        """
+        if head.hop:
+            forward = without_keep_alive(data, body) if head.hop == 1 else b""
+            if not forward:
+                return False
+            data = forward + data[body:]
+        size = len(data)
+        listener = self.listener
+        self._status = status = head.status
+        listener.classes[status // 100] += 1
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._client_gone()
+            return True
+        if sent < size:
+            self.out = data[sent:]
+        backend, peer = self._backend, self.peer
+        assert backend is not None
+        assert peer is not None
+        if peer.fails and self._selection is not None:
+            self._selection.succeed(peer, listener.reactor.second)
+        peer.conns -= 1
+        peer.stats.bytes_out += size
+        self._backend = None
+        backend.release()
+        listener.stats.bytes_out += size
+        listener.answered += 1
+        access = listener.access
+        if access is not None and access.at_close:
+            self._bytes_out = size
+            self._log(NORMAL)
+        self.peer = None
+        self.next_request()
+        return True
 
     def on_interim_head(self, head: bytes) -> None:
         """1xx: forwarded, but HTTP/1.0 clients do not know them (RFC 9110, 15.2)."""

@@ -31,7 +31,6 @@ class ExchangeState:
         "_backend",
         "_blamed",
         "_body_left",
-        "_body_size",
         "_bytes_in",
         "_bytes_out",
         "_close",
@@ -46,6 +45,7 @@ class ExchangeState:
         "_retried",
         "_seen",
         "_selection",
+        "_send",
         "_started",
         "_status",
         "_tail",
@@ -59,6 +59,7 @@ class ExchangeState:
         "out",
         "peer",
         "phase",
+        "plain",
         "sock",
         "wants_plain_body",
     )
@@ -75,7 +76,9 @@ class ExchangeState:
         self.method = ""
         self.peer: Peer | None = None
         self.wants_plain_body = False  # an HTTP/1.0 client gets a chunked body without its framing
+        self.plain = False  # a repeatable request without a body, and nothing has come after it: see answer_whole
         self._recv = sock.recv
+        self._send = sock.send
         self._ip = ip
         self._port = port
         self._tail = b""  # the end of a forwarded head
@@ -88,7 +91,6 @@ class ExchangeState:
         self._close = False  # no further request on this connection
         self._long = False
         self._body_left = 0  # bytes of the request's body still to come, or CHUNKED
-        self._body_size = 0
         self._walk: ChunkedWalk | None = None
         self._retried = False
         self._started = 0.0
@@ -128,7 +130,7 @@ class ExchangeState:
 
     def _replayable(self) -> bool:
         assert self.block is not None
-        return not self._body_size and not self.block.upgrade and self.method in self.listener.pool.config.retry.methods
+        return not self.block.length and not self.block.upgrade and self.method in self.listener.repeatable
 
     def _blame(self, reason: str) -> None:
         """A passive failure of the current backend; its place in the selection is given back."""
@@ -168,12 +170,12 @@ class ExchangeState:
         """Count and log one request."""
         listener = self.listener
         stats = listener.stats
-        stats.requests += 1
         stats.bytes_in += self._bytes_in
         stats.bytes_out += self._bytes_out
         if termination is NORMAL:
-            listener.ended_normally += 1
+            listener.answered += 1
         else:
+            listener.failed_requests += 1
             listener.count_end(termination)
         access = listener.access
         if access is not None and access.at_close:

@@ -27,12 +27,14 @@ MAX_CACHED = 4096  # bytes of one line or block; longer ones (large bearer token
 class HeadCache:
     """Checked lines and blocks of the clients that one policy holds for."""
 
-    __slots__ = ("_bytes", "blocks", "lines", "policy")
+    __slots__ = ("_bytes", "_plain_methods", "blocks", "lines", "plain", "policy")
 
-    def __init__(self, policy: HeaderPolicy) -> None:
+    def __init__(self, policy: HeaderPolicy, plain_methods: frozenset[str]) -> None:
         self.policy = policy
         self.lines: dict[bytes, RequestLine] = {}
         self.blocks: dict[bytes, RequestBlock] = {}
+        self.plain: dict[bytes, tuple[RequestLine, RequestBlock]] = {}  # whole heads, CRLF CRLF included
+        self._plain_methods = plain_methods
         self._bytes = 0
 
     def tail(self, ip: str) -> bytes:
@@ -56,14 +58,26 @@ class HeadCache:
             self.blocks[block] = checked
         return checked
 
+    def remember(self, head: bytes, line: RequestLine, block: RequestBlock) -> None:
+        """Keep a whole head if the request is a plain one: nothing about it needs more than a pick and a send."""
+        if (
+            line.method in self._plain_methods
+            and line.minor
+            and line.host is None
+            and not (line.long_stream or block.length or block.close or block.upgrade or block.needs_host)
+            and self._room_for(head)
+        ):
+            self.plain[head] = line, block
+
     def _room_for(self, key: bytes) -> bool:
         size = len(key)
         if size > MAX_CACHED:
             return False
         self._bytes += size
-        if self._bytes > MAX_BYTES or len(self.blocks) + len(self.lines) > MAX_ENTRIES:
+        if self._bytes > MAX_BYTES or len(self.blocks) + len(self.lines) + len(self.plain) > MAX_ENTRIES:
             self.lines.clear()
             self.blocks.clear()
+            self.plain.clear()
             self._bytes = size
         return True
 
@@ -73,10 +87,13 @@ class Heads:
 
     __slots__ = ("_others", "_trusted", "_trusted_networks")
 
-    def __init__(self, http: Http, key_header: str) -> None:
+    def __init__(self, http: Http, key: str, repeatable: frozenset[str]) -> None:
+        """`key` is what the pool hashes (remote_addr, uri, host, header:NAME or ""), `repeatable` its retry.methods."""
+        header = "" if key in ("uri", "remote_addr") else key.removeprefix("header:")
+        plain = frozenset() if key else repeatable - {"HEAD"}
         self._trusted_networks = [ipaddress.ip_network(cidr, strict=False) for cidr in http.trusted_proxies]
-        self._trusted = HeadCache(_policy(http, key_header, trusted=True))
-        self._others = HeadCache(_policy(http, key_header, trusted=False))
+        self._trusted = HeadCache(_policy(http, header, trusted=True), plain)
+        self._others = HeadCache(_policy(http, header, trusted=False), plain)
 
     def for_client(self, ip: str) -> HeadCache:
         """The cache for a client's address."""

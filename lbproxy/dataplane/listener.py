@@ -48,12 +48,14 @@ class Listener:
         "_sockets",
         "accept_paused",
         "access",
+        "answered",
         "classes",
         "config",
         "connections",
         "deadline",
         "draining",
         "ended_normally",
+        "failed_requests",
         "filed",
         "full_config",
         "heads",
@@ -97,9 +99,11 @@ class Listener:
         self.accept_paused = 0
         self.classes = [0] * 6  # responses by status // 100
         self.ended_normally = 0
+        self.answered = 0  # requests that ended normally
+        self.failed_requests = 0  # all others
         self.no_backend = 0  # picks that found nobody
         self.key = pool.config.balance.key  # remote_addr, uri, host, header:NAME or ""
-        self.heads = Heads(full_config.http, self.key.removeprefix("header:") if self.key != "uri" else "")
+        self.heads = Heads(full_config.http, self.key, self.repeatable)
         self.deadline = NEVER
         self.filed = UNFILED
         self.label = f'"listener":"{config.name}","pool":"{pool.name}"'
@@ -135,10 +139,12 @@ class Listener:
 
     def snapshot(self) -> ListenerStats:
         """The counters, complete."""
-        self.stats.active = len(self.connections)
-        self.stats.terminations[NORMAL.value] = self.ended_normally
-        self.stats.responses = {number: count for number, count in enumerate(self.classes) if count}
-        return self.stats
+        stats = self.stats
+        stats.active = len(self.connections)
+        stats.requests = self.failed_requests + self.answered
+        stats.terminations[NORMAL.value] = self.ended_normally + self.answered
+        stats.responses = {number: count for number, count in enumerate(self.classes) if count}
+        return stats
 
     def on_timeout(self) -> None:
         """The pause is over."""

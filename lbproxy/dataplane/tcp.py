@@ -72,6 +72,7 @@ class TcpConnection(Relay):
         self.peer = peer
         self._backend = peer.address.text
         peer.stats.total += 1
+        peer.dialled += 1
         self.join(self._sock, sock)
         reactor = self.reactor
         reactor.handlers[sock.fileno()] = self.backend.on_event

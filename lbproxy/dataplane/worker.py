@@ -161,6 +161,7 @@ class Worker:
             for peer in pool.peers:
                 peer.stats.active = peer.conns
                 peer.stats.idle = len(peer.idle)
+                peer.stats.reused = peer.stats.total - peer.dialled
         no_backend: dict[str, int] = {}
         for listener in self._listeners:
             no_backend[listener.pool.name] = no_backend.get(listener.pool.name, 0) + listener.no_backend

@@ -8,6 +8,7 @@ apiserver would (45 s against its 90 s): who closes first cannot be surprised.
 from __future__ import annotations
 
 import socket
+from socket import SocketType
 from typing import TYPE_CHECKING
 
 from lbproxy.core.config import Idle
@@ -51,7 +52,7 @@ class BackendConnection:
         "sock",
     )
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, peer: Peer, idle: Idle, max_header: int) -> None:
+    def __init__(self, reactor: Reactor, sock: SocketType, peer: Peer, idle: Idle, max_header: int) -> None:
         self.sock = sock
         self.peer = peer
         self.client: Exchange | None = None
@@ -189,7 +190,7 @@ class BackendConnection:
             reset_on_close(self.sock)
         self._reactor.close(self.sock)
 
-    def hand_over(self) -> tuple[socket.socket, bytes]:
+    def hand_over(self) -> tuple[SocketType, bytes]:
         """Give the socket to a relay (after 101), with what is still to be sent to the backend."""
         self.client = None
         out, self.out = self.out, b""

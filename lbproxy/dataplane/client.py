@@ -7,6 +7,7 @@ and for the answer one scan, one send. Whatever is rarer is kept out of that pat
 from __future__ import annotations
 
 import socket
+from socket import SocketType
 
 from lbproxy.core.http1 import (
     CHUNKED,
@@ -36,7 +37,7 @@ class HttpConnection(Exchange):
 
     __slots__ = ("_heads", "_hung_up", "_plain")
 
-    def __init__(self, listener: Listener, sock: socket.socket, ip: str, port: int) -> None:
+    def __init__(self, listener: Listener, sock: SocketType, ip: str, port: int) -> None:
         super().__init__(listener, sock, ip, port)
         self._heads: HeadCache = listener.heads.for_client(ip)
         self._plain = self._heads.plain
@@ -209,7 +210,8 @@ class HttpConnection(Exchange):
         self.line = line
         self.block = block
         self.method = line.method
-        self.plain = not self._close
+        self.plain = True
+        self._close = block.close or listener.draining
         self._started = now = timers.now
         self._status = self._bytes_in = self._bytes_out = self._body_left = 0
         self._retried = self._long = self._readable = False

@@ -4,20 +4,58 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from collections.abc import Callable
+from socket import SocketType
 
 from lbproxy.core.config import TcpSide, Timeouts
 from lbproxy.core.pool import Peer, Selection
 from lbproxy.core.termination import Termination
-from lbproxy.dataplane.reactor import OUT, Reactor
-from lbproxy.dataplane.sockets import open_connection, pending_error
+from lbproxy.dataplane.reactor import ERR, HUP, OUT, Reactor
+from lbproxy.dataplane.sockets import AF_UNIX, open_connection, pending_error, set_liveness
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
 # The local side ran out of something: the backend is not to blame, and another one would fare no better.
 _OWN_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
+LATE = 1.0  # seconds; at most twice as late
+
 Report = Callable[[Peer, str], None]
+
+
+class Dialer:
+    """What all dials of one listener share."""
+
+    __slots__ = ("_fresh", "_older", "deadline", "filed", "reactor", "report", "retry_deadline", "side", "timeouts")
+
+    def __init__(
+        self, reactor: Reactor, side: TcpSide, timeouts: Timeouts, retry_deadline: float, report: Report
+    ) -> None:
+        self.reactor = reactor
+        self.side = side
+        self.timeouts = timeouts
+        self.retry_deadline = retry_deadline
+        self.report = report
+        self.deadline = NEVER
+        self.filed = UNFILED
+        self._fresh: list[SocketType] = []  # connected since the last turn
+        self._older: list[SocketType] = []
+
+    def watch_over(self, sock: SocketType) -> None:
+        """Set the options that find a silent peer, once the connection is LATE seconds old.
+
+        They are five system calls, and most connections of a busy listener are over before.
+        """
+        if not self._fresh and self.deadline == NEVER:
+            self.reactor.timers.arm(self, LATE)
+        self._fresh.append(sock)
+
+    def on_timeout(self) -> None:
+        for sock in self._older:
+            if sock.fileno() >= 0 and sock.family != AF_UNIX:
+                set_liveness(sock, self.side)
+        self._older, self._fresh = self._fresh, []
+        if self._older:
+            self.reactor.timers.arm(self, LATE)
 
 
 class Dial:
@@ -29,16 +67,14 @@ class Dial:
     """
 
     __slots__ = (
+        "_dialer",
         "_give_up_at",
         "_last",
         "_on_connected",
         "_on_failed",
         "_reactor",
-        "_report",
-        "_side",
         "_sock",
         "_started",
-        "_timeouts",
         "deadline",
         "filed",
         "peer",
@@ -47,27 +83,21 @@ class Dial:
 
     def __init__(
         self,
-        reactor: Reactor,
+        dialer: Dialer,
         selection: Selection,
-        side: TcpSide,
-        timeouts: Timeouts,
-        retry_deadline: float,
-        report: Report,
-        on_connected: Callable[[socket.socket, Peer], None],
+        on_connected: Callable[[SocketType, Peer], None],
         on_failed: Callable[[Termination], None],
     ) -> None:
         self.selection = selection
         self.peer: Peer | None = None
         self.deadline = NEVER
         self.filed = UNFILED
-        self._reactor = reactor
-        self._side = side
-        self._timeouts = timeouts
-        self._give_up_at = reactor.timers.now + retry_deadline
-        self._report = report
+        self._dialer = dialer
+        self._reactor = dialer.reactor
+        self._give_up_at = dialer.reactor.timers.now + dialer.retry_deadline
         self._on_connected = on_connected
         self._on_failed = on_failed
-        self._sock: socket.socket | None = None
+        self._sock: SocketType | None = None
         self._started = 0.0
         self._last = Termination.NO_BACKEND
 
@@ -77,7 +107,7 @@ class Dial:
         while peer is not None:
             self.peer = peer
             try:
-                self._sock = open_connection(peer.address, self._side)
+                self._sock = open_connection(peer.address, self._dialer.side)
             except OSError as error:
                 if error.errno in _OWN_FAULT:
                     self._own_fault(peer)
@@ -87,7 +117,7 @@ class Dial:
                 continue
             timers = self._reactor.timers
             self._started = now = timers.now
-            timers.arm(self, min(self._timeouts.connect, max(self._give_up_at - now, 0.0)))
+            timers.arm(self, min(self._dialer.timeouts.connect, max(self._give_up_at - now, 0.0)))
             self._reactor.add(self._sock.fileno(), self.on_event)
             return
         self.peer = None
@@ -107,7 +137,7 @@ class Dial:
         sock, peer = self._sock, self.peer
         if sock is None or peer is None:
             return
-        error = pending_error(sock)
+        error = pending_error(sock) if events & (ERR | HUP) else 0  # nothing else tells of a connect that failed
         if error:
             self._failed(Termination.BACKEND_REFUSED, os.strerror(error))
         elif events & OUT:
@@ -117,6 +147,7 @@ class Dial:
             stats.connects += 1
             stats.connect_seconds += self._reactor.timers.now - self._started
             self.selection.succeed(peer, self._reactor.second)
+            self._dialer.watch_over(sock)
             fd = sock.fileno()
             self._on_connected(sock, peer)
             if events & ~OUT:
@@ -151,7 +182,7 @@ class Dial:
         self._last = termination
         peer.stats.failed += 1
         self.selection.fail(peer, self._reactor.second)
-        self._report(peer, reason)
+        self._dialer.report(peer, reason)
 
     def _own_fault(self, peer: Peer) -> None:
         self.selection.release(peer)

@@ -11,15 +11,15 @@ answer. Nothing else ever: a mutation that may have been executed must not be ex
 
 from __future__ import annotations
 
-import socket
+from socket import SocketType
 
 from lbproxy.core.http1 import (
     CHUNKED,
     UNTIL_CLOSE,
     BadMessageError,
     ResponseHead,
+    plain_response,
     response_head_to_forward,
-    without_keep_alive,
 )
 from lbproxy.core.kubernetes import status_response
 from lbproxy.core.pool import Peer, Selection
@@ -64,19 +64,10 @@ class Exchange(ExchangeState):
     def _dial_to(self, selection: Selection, peer: Peer) -> None:
         listener = self.listener
         self.deadline = NEVER
-        self._dial = dial = Dial(
-            listener.reactor,
-            selection,
-            listener.full_config.tcp.backend,
-            listener.timeouts,
-            listener.pool.config.retry.deadline,
-            listener.report,
-            self._on_connected,
-            self._on_dial_failed,
-        )
+        self._dial = dial = Dial(listener.dialer, selection, self._on_connected, self._on_dial_failed)
         dial.start(peer)
 
-    def _on_connected(self, sock: socket.socket, peer: Peer) -> None:
+    def _on_connected(self, sock: SocketType, peer: Peer) -> None:
         listener = self.listener
         self._dial = None
         peer.dialled += 1
@@ -263,7 +254,7 @@ class Exchange(ExchangeState):
         if not self._close and head.minor and line.minor:
             if not head.hop:
                 return b""
-            if head.hop == 1 and (forward := without_keep_alive(data, body)):
+            if forward := plain_response(head, data[:body], body, close=False):
                 return forward
         connection = b"close" if self._close else b"" if line.minor else b"keep-alive"
         return response_head_to_forward(
@@ -275,11 +266,9 @@ class Exchange(ExchangeState):
 
         False, and nothing has been done, if that is not so simple. As with _begin_plain: most answers are.
         """
-        if head.hop:
-            forward = without_keep_alive(data, body) if head.hop == 1 else b""
-            if not forward:
-                return False
-            data = forward + data[body:]
+        data = plain_response(head, data, body, close=self._close)
+        if not data:
+            return False
         size = len(data)
         listener = self.listener
         self._status = status = head.status

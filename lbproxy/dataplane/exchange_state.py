@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
+from socket import SocketType
 
 from lbproxy.core.http1 import ChunkedWalk, RequestBlock, RequestLine
 from lbproxy.core.pool import Peer, Selection
@@ -64,7 +64,7 @@ class ExchangeState:
         "wants_plain_body",
     )
 
-    def __init__(self, listener: Listener, sock: socket.socket, ip: str, port: int) -> None:
+    def __init__(self, listener: Listener, sock: SocketType, ip: str, port: int) -> None:
         self.listener = listener
         self.sock = sock
         self.phase = READING

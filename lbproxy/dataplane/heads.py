@@ -64,7 +64,7 @@ class HeadCache:
             line.method in self._plain_methods
             and line.minor
             and line.host is None
-            and not (line.long_stream or block.length or block.close or block.upgrade or block.needs_host)
+            and not (line.long_stream or block.length or block.upgrade or block.needs_host)
             and self._room_for(head)
         ):
             self.plain[head] = line, block

@@ -15,10 +15,10 @@ from lbproxy.core.messages import ListenerStats
 from lbproxy.core.pool import Pool
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.access_log import AccessLog
-from lbproxy.dataplane.dial import Report
+from lbproxy.dataplane.dial import Dialer, Report
 from lbproxy.dataplane.heads import Heads
 from lbproxy.dataplane.reactor import IN, Reactor
-from lbproxy.dataplane.sockets import reset_on_close, set_options
+from lbproxy.dataplane.sockets import accept, reset_on_close, set_options
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
 BURST = 64  # accepts per event; the rest raise the level-triggered event again
@@ -53,6 +53,7 @@ class Listener:
         "config",
         "connections",
         "deadline",
+        "dialer",
         "draining",
         "ended_normally",
         "failed_requests",
@@ -81,7 +82,7 @@ class Listener:
         access: AccessLog | None,
         report: Report,
         max_connections: int,
-        make: Callable[[Listener, socket.socket, str, int], Connection],
+        make: Callable[[Listener, socket.SocketType, str, int], Connection],
     ) -> None:
         self.config = config
         self.full_config = full_config
@@ -90,6 +91,7 @@ class Listener:
         self.timers = reactor.timers
         self.access = access
         self.report = report
+        self.dialer = Dialer(reactor, full_config.tcp.backend, config.timeouts, pool.config.retry.deadline, report)
         self.repeatable = frozenset(pool.config.retry.methods)
         self.max_connections = max_connections
         self.timeouts = config.timeouts
@@ -160,7 +162,7 @@ class Listener:
         stats = self.stats
         for _ in range(BURST):
             try:
-                sock, address = listening.accept()
+                sock, address = accept(listening)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -174,7 +176,6 @@ class Listener:
                 reset_on_close(sock)
                 sock.close()
                 continue
-            sock.setblocking(False)
             stats.accepted += 1
             ip, port = (address[0], address[1]) if address else ("", 0)
             self._make(self, sock, ip, port)  # it adds itself to `connections`, and may be over by now

@@ -19,7 +19,7 @@ import logging
 import select
 import time
 from collections.abc import Callable
-from socket import socket
+from socket import SocketType
 
 import trio
 
@@ -63,7 +63,7 @@ class Reactor:
         self.timers = Timers(time.monotonic(), self._bug)
         self.second = int(self.timers.now)  # whole seconds: nginx's clock for fail_timeout
         self.internal_errors = 0
-        self._closing: list[socket] = []
+        self._closing: list[SocketType] = []
         self._again: list[tuple[Handler, int]] = []
         self._at_end: list[Callable[[], None]] = []
         self._ticking = trio.Event()
@@ -78,7 +78,7 @@ class Reactor:
         if self.handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def close(self, sock: socket) -> None:
+    def close(self, sock: SocketType) -> None:
         """Forget a socket now and close it after this batch."""
         self.handlers.pop(sock.fileno(), None)
         self._closing.append(sock)
@@ -117,19 +117,14 @@ class Reactor:
         monotonic = time.monotonic
         timers = self.timers
         stop = monotonic() + BUDGET
-        wait = 0.0
         while True:
-            events = poll(wait, MAX_EVENTS)
+            events = poll(0.0 if self._again else LINGER, MAX_EVENTS)
             timers.now = now = monotonic()
             if now >= timers.due:
                 timers.turn(now)
                 self.second = int(now)
             if not events and not self._again:
-                if wait:
-                    break
-                wait = LINGER
-                continue
-            wait = 0.0
+                break
             for fd, event in events:
                 handler = get(fd)
                 if handler is not None:

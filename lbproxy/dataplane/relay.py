@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from socket import SocketType
 
 from lbproxy.core.pool import Peer, Selection
 from lbproxy.core.termination import Termination
@@ -29,7 +30,7 @@ class Half:
 
     __slots__ = ("bytes_read", "eof", "other", "pending", "recv", "relay", "send", "shut", "sock")
 
-    def __init__(self, relay: Relay, sock: socket.socket) -> None:
+    def __init__(self, relay: Relay, sock: SocketType) -> None:
         self.relay = relay
         self.sock = sock
         self.recv = sock.recv
@@ -163,7 +164,7 @@ class Relay:
         self._seen = 0
         self._quiet = 0
 
-    def join(self, client: socket.socket, backend: socket.socket) -> None:
+    def join(self, client: SocketType, backend: SocketType) -> None:
         """Take over two connected sockets; both must be watched, or be put under watch, by the caller."""
         self.client = Half(self, client)
         self.backend = Half(self, backend)

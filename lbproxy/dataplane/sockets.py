@@ -6,9 +6,16 @@ import errno
 import os
 import socket
 import struct
+from socket import SocketType  # the C class that socket.socket is made of, at half of the cost
+from typing import Any
 
 from lbproxy.core.config import Address, TcpSide
 
+# As plain numbers: an Enum member costs a call wherever C wants an int.
+AF_INET, AF_INET6, AF_UNIX = int(socket.AF_INET), int(socket.AF_INET6), int(socket.AF_UNIX)
+SOCK_STREAM = int(socket.SOCK_STREAM)
+NEW = SOCK_STREAM | int(socket.SOCK_NONBLOCK) | int(socket.SOCK_CLOEXEC)
+IPPROTO_TCP, TCP_NODELAY = int(socket.IPPROTO_TCP), int(socket.TCP_NODELAY)
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)
 
 # What a non-blocking connect() answers when it has started well. EAGAIN is not among them: a unix socket says so when
@@ -16,30 +23,48 @@ _RST_ON_CLOSE = struct.pack("ii", 1, 0)
 CONNECT_STARTED = (0, errno.EINPROGRESS)
 
 
-def set_options(sock: socket.socket, side: TcpSide) -> None:
+def set_options(sock: SocketType, side: TcpSide) -> None:
     """The schema's `tcp` options. On a listening socket once is enough: Linux copies them to what it accepts."""
-    if sock.family == socket.AF_UNIX:
-        return
+    if sock.family != AF_UNIX:
+        if side.nodelay:
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        set_liveness(sock, side)
+
+
+def set_liveness(sock: SocketType, side: TcpSide) -> None:
+    """How soon a peer that is silent, or does not acknowledge, is given up."""
     setsockopt = sock.setsockopt
-    tcp = socket.IPPROTO_TCP
-    if side.nodelay:
-        setsockopt(tcp, socket.TCP_NODELAY, 1)
     setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    setsockopt(tcp, socket.TCP_KEEPIDLE, int(side.keepalive.idle))
-    setsockopt(tcp, socket.TCP_KEEPINTVL, int(side.keepalive.interval))
-    setsockopt(tcp, socket.TCP_KEEPCNT, side.keepalive.count)
+    setsockopt(IPPROTO_TCP, socket.TCP_KEEPIDLE, int(side.keepalive.idle))
+    setsockopt(IPPROTO_TCP, socket.TCP_KEEPINTVL, int(side.keepalive.interval))
+    setsockopt(IPPROTO_TCP, socket.TCP_KEEPCNT, side.keepalive.count)
     if side.user_timeout:
-        setsockopt(tcp, socket.TCP_USER_TIMEOUT, int(side.user_timeout * 1000))
+        setsockopt(IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(side.user_timeout * 1000))
 
 
-def open_connection(address: Address, side: TcpSide) -> socket.socket:
-    """A socket on which a non-blocking connect is under way. Raises OSError when it failed at once."""
+def accept(listening: socket.socket) -> tuple[SocketType, Any]:
+    """A non-blocking connection and its peer's address. Raises as socket.accept does.
+
+    What socket.accept adds to the system call costs more than the call: the family and the type as Enums, and an
+    object of a class in Python.
+    """
+    fd, address = listening._accept()  # type: ignore[attr-defined]
+    sock = SocketType(_family_of(address), SOCK_STREAM, 0, fd)
+    sock.setblocking(False)
+    return sock, address
+
+
+def open_connection(address: Address, side: TcpSide) -> SocketType:
+    """A socket on which a non-blocking connect is under way, without `set_liveness`. Raises OSError if it failed."""
     family = _FAMILIES[address.family]
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
+    sock = SocketType(family, NEW, 0)
     try:
-        set_options(sock, side)
-        target = address.host if family == socket.AF_UNIX else (address.host, address.port)
-        error = sock.connect_ex(target)
+        if family == AF_UNIX:
+            error = sock.connect_ex(address.host)
+        else:
+            if side.nodelay:
+                sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            error = sock.connect_ex((address.host, address.port))
         if error not in CONNECT_STARTED:
             raise OSError(error, os.strerror(error))
     except BaseException:
@@ -48,7 +73,7 @@ def open_connection(address: Address, side: TcpSide) -> socket.socket:
     return sock
 
 
-def reset_on_close(sock: socket.socket) -> None:
+def reset_on_close(sock: SocketType) -> None:
     """Make close() send RST instead of FIN."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
@@ -56,9 +81,16 @@ def reset_on_close(sock: socket.socket) -> None:
         return
 
 
-def pending_error(sock: socket.socket) -> int:
+def pending_error(sock: SocketType) -> int:
     """errno of what happened to a socket, 0 for nothing; reading it clears it."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
-_FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
+def _family_of(address: object) -> int:
+    """Of an accepted connection, by its peer's address: (host, port), (host, port, flow, scope), or a path."""
+    if not isinstance(address, tuple):
+        return AF_UNIX
+    return AF_INET if len(address) == 2 else AF_INET6
+
+
+_FAMILIES = {"inet": AF_INET, "inet6": AF_INET6, "unix": AF_UNIX}

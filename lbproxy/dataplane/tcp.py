@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
+from socket import SocketType
 
 from lbproxy.core.pool import Peer
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.dial import Dial
 from lbproxy.dataplane.listener import Listener
-from lbproxy.dataplane.reactor import IN, RDHUP
 from lbproxy.dataplane.relay import Relay
 from lbproxy.dataplane.sockets import reset_on_close
 
@@ -23,7 +22,7 @@ class TcpConnection(Relay):
 
     __slots__ = ("_backend", "_dial", "_ip", "_port", "_sock", "_started", "listener")
 
-    def __init__(self, listener: Listener, sock: socket.socket, ip: str, port: int) -> None:
+    def __init__(self, listener: Listener, sock: SocketType, ip: str, port: int) -> None:
         super().__init__(listener.reactor, listener.timeouts.idle, listener.timeouts.half_close)
         self.listener = listener
         self._sock = sock
@@ -33,16 +32,7 @@ class TcpConnection(Relay):
         self._started = listener.timers.now
         self.selection = listener.pool.select(ip, ip.encode())
         listener.connections.add(self)  # before the dial: that may fail at once
-        self._dial: Dial | None = Dial(
-            listener.reactor,
-            self.selection,
-            listener.full_config.tcp.backend,
-            listener.timeouts,
-            listener.pool.config.retry.deadline,
-            listener.report,
-            self._on_connected,
-            self._on_failed,
-        )
+        self._dial: Dial | None = Dial(listener.dialer, self.selection, self._on_connected, self._on_failed)
         self._dial.start()
 
     def drain(self) -> None:
@@ -67,7 +57,7 @@ class TcpConnection(Relay):
         peer_stats.bytes_out += bytes_out
         self._account("close", termination, bytes_in, bytes_out)
 
-    def _on_connected(self, sock: socket.socket, peer: Peer) -> None:
+    def _on_connected(self, sock: SocketType, peer: Peer) -> None:
         self._dial = None
         self.peer = peer
         self._backend = peer.address.text
@@ -79,9 +69,11 @@ class TcpConnection(Relay):
         access = self.listener.access
         if access is not None and access.at_open:
             self._log("open", "", 0, 0)
-        # What the client has said already goes out now, without waiting for its event.
-        reactor.add(self._sock.fileno(), self.client.on_event)
-        self.client.pump(IN | RDHUP)
+        # What the client has said already goes out now, without waiting for its event. Put under watch afterwards, it
+        # raises one for what is left: a FIN, or more.
+        self.client.pump()
+        if self.open:
+            reactor.add(self._sock.fileno(), self.client.on_event)
 
     def _on_failed(self, termination: Termination) -> None:
         self._dial = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+from socket import SocketType
 from typing import TYPE_CHECKING
 
 from lbproxy.core.termination import Termination
@@ -18,7 +18,7 @@ class UpgradedRelay(Relay):
 
     __slots__ = ("_exchange",)
 
-    def __init__(self, exchange: Exchange, backend: socket.socket) -> None:
+    def __init__(self, exchange: Exchange, backend: SocketType) -> None:
         listener = exchange.listener
         super().__init__(listener.reactor, listener.timeouts.idle, listener.timeouts.half_close)
         self._exchange = exchange

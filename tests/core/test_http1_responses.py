@@ -9,8 +9,8 @@ from lbproxy.core.http1 import (
     UNTIL_CLOSE,
     BadMessageError,
     parse_response_head,
+    plain_response,
     response_head_to_forward,
-    without_keep_alive,
 )
 
 
@@ -136,16 +136,29 @@ def test_a_response_cannot_nominate_its_own_length_for_removal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "expected"),
+    ("lines", "kept", "closed"),
     [
-        (b"\r\nConnection: keep-alive\r\nX: y", b"\r\nX: y"),
-        (b"\r\nX: y\r\nConnection: keep-alive", b"\r\nX: y"),
-        (b"\r\nX: y\r\nConnection: keep-alive, x", None),
-        (b"\r\nX: y\r\nconnection: keep-alive", None),
-        (b"\r\nX: Connection: keep-alive", None),
+        (b"\r\nX: y", b"\r\nX: y", b"\r\nX: y\r\nConnection: close"),
+        (b"\r\nConnection: keep-alive\r\nX: y", b"\r\nX: y", b"\r\nConnection: close\r\nX: y"),
+        (b"\r\nX: y\r\nConnection: keep-alive", b"\r\nX: y", b"\r\nX: y\r\nConnection: close"),
+        (b"\r\nX: Connection: keep-alive", b"\r\nX: Connection: keep-alive", None),
+        (b"\r\nX: y\r\nConnection: keep-alive, x", None, None),
+        (b"\r\nX: y\r\nconnection: keep-alive", None, None),
+        (b"\r\nX: y\r\nUpgrade: x", None, None),
+        (b"\r\nKeep-Alive: 5\r\nConnection: keep-alive", None, None),
     ],
 )
-def test_without_keep_alive(lines: bytes, expected: bytes | None) -> None:
-    head = b"HTTP/1.1 200 OK" + lines + b"\r\n\r\n"
-    wanted = b"" if expected is None else b"HTTP/1.1 200 OK" + expected + b"\r\n\r\n"
-    assert without_keep_alive(head + b"\r\nConnection: keep-alive\r\n", len(head)) == wanted
+def test_plain_response(lines: bytes, kept: bytes | None, closed: bytes | None) -> None:
+    head = b"HTTP/1.1 200 OK" + lines + b"\r\nContent-Length: 28\r\n\r\n"
+    body = b"\r\nConnection: keep-alive\r\nxx"
+    parsed = parse_response_head(head + body, len(head) - 4)
+    assert parsed.whole
+    for close, expected in ((False, kept), (True, closed)):
+        got = plain_response(parsed, head + body, len(head), close=close)
+        if expected is not None:
+            wanted = [b"HTTP/1.1 200 OK", *expected.split(b"\r\n")[1:], b"Content-Length: 28"]
+            read = got[: -len(body) - 4].split(b"\r\n")
+            assert sorted(read) == sorted(wanted)
+            assert got.endswith(b"\r\n\r\n" + body)
+        elif not (kept and close):
+            assert got == b""

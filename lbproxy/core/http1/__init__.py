@@ -27,8 +27,8 @@ from lbproxy.core.http1.request import (
 from lbproxy.core.http1.response import (
     ResponseHead,
     parse_response_head,
+    plain_response,
     response_head_to_forward,
-    without_keep_alive,
 )
 
 __all__ = [
@@ -46,6 +46,6 @@ __all__ = [
     "parse_request_block",
     "parse_request_line",
     "parse_response_head",
+    "plain_response",
     "response_head_to_forward",
-    "without_keep_alive",
 ]

@@ -28,6 +28,7 @@ _TEXT = bytes(set(range(256)) - {0x00, 0x0A, 0x0D})
 _LINE_ENDS = b"\r\n" * 1024
 # What many servers say though HTTP/1.1 means it anyway: removed without taking the head apart.
 _KEEP_ALIVE = b"\r\nConnection: keep-alive"
+_CLOSE = b"Connection: close\r\n\r\n"
 
 
 # What has been understood of framing lines before: backends say the same few things again and again, but for lengths.
@@ -108,14 +109,18 @@ def _understand(status_line: bytes, framing: list[bytes]) -> ResponseHead:
     return head
 
 
-def without_keep_alive(data: bytes, body: int) -> bytes:
-    """A response head, `data[:body]`, without the line `Connection: keep-alive`, or b"" if it has no such line.
+def plain_response(head: ResponseHead, data: bytes, body: int, *, close: bool) -> bytes:
+    """A `whole` response, `data`, as it goes to a client of HTTP/1.1; its body begins at `body`.
 
-    For a head with one hop-by-hop line this is all that forwarding takes.
+    b"" if that takes response_head_to_forward: it has hop-by-hop lines other than `Connection: keep-alive`.
     """
-    at = data.find(_KEEP_ALIVE, 0, body)
+    if not head.hop:
+        return data if not close else data[: body - 2] + _CLOSE + data[body:]
+    at = data.find(_KEEP_ALIVE, 0, body) if head.hop == 1 else -1
     after = at + len(_KEEP_ALIVE)
-    return data[:at] + data[after:body] if at > 0 and data.startswith(b"\r\n", after) else b""
+    if at < 0 or not data.startswith(b"\r\n", after):
+        return b""
+    return data[:at] + data[after:] if not close else data[:at] + b"\r\nConnection: close" + data[after:]
 
 
 def response_head_to_forward(head: bytes, *, chunked: bool, upgrade: bool, connection: bytes) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from lbproxy import __version__
 
 if TYPE_CHECKING:
-    from lbproxy.control.configfile import Loaded
+    from lbproxy.control.config_problem import Loaded
 
 DEFAULT_CONFIG = "/etc/lbproxy/lb.yaml"
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _demo(args)
             case _:
                 return _balance(args)
+    except KeyboardInterrupt:  # before there is anybody to obey the signal
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output has left, as `head` does. Python would complain once more while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,7 +64,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
 
 
 def _balance(args: argparse.Namespace) -> int:
-    loaded = _load(args.config)
+    loaded = _load(args.config, apart=not (args.dump or args.test))
     if loaded is None:
         return 1
     if args.dump:
@@ -77,10 +80,14 @@ def _balance(args: argparse.Namespace) -> int:
     return run(loaded)
 
 
-def _load(path: str) -> Loaded | None:
-    """The configuration, after its warnings; None after the complaints about it."""
-    from lbproxy.control.configfile import ConfigError, load
+def _load(path: str, *, apart: bool) -> Loaded | None:
+    """The configuration, after its warnings; None after the complaints about it. `apart`: by another process."""
+    from lbproxy.control.config_problem import ConfigError
 
+    if apart:
+        from lbproxy.control.config_process import load_apart as load
+    else:
+        from lbproxy.control.configfile import load
     try:
         loaded = load(path)
     except ConfigError as error:

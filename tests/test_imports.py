@@ -87,13 +87,18 @@ def test_worker_loads_nothing_heavy() -> None:
         for path in sorted((PACKAGE / "dataplane").glob("*.py"))
         if path.stem != "__init__"
     )
-    loaded = subprocess.run(
-        [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout.split()
+    loaded = _loaded_by(modules)
     assert "lbproxy.dataplane.worker" in loaded
-    assert not HEAVY & set(loaded)
+    assert not HEAVY & loaded
     assert not {module for module in loaded if module.startswith(("lbproxy.control", "lbproxy.admin", "lbproxy.demo"))}
+
+
+def test_the_control_plane_does_without_what_reads_lb_yaml() -> None:
+    """config_process.py: that is done by a process that ends."""
+    loaded = _loaded_by("lbproxy.control.app, lbproxy.control.config_process")
+    assert not {"pydantic", "yaml", "lbproxy.control.configfile"} & loaded
+
+
+def _loaded_by(modules: str) -> set[str]:
+    command = [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"]
+    return set(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split())

@@ -23,7 +23,7 @@ from lbproxy.admin.log import EventLog, Output
 from lbproxy.admin.server import AdminServer
 from lbproxy.admin.view import BackendView, WorkerView
 from lbproxy.control.checker import Checker
-from lbproxy.control.configfile import Loaded
+from lbproxy.control.config_problem import Loaded
 from lbproxy.control.listening import ListenError, close_listening, open_address, open_listener
 from lbproxy.control.supervisor import Supervisor, WorkerStartError
 from lbproxy.core import messages

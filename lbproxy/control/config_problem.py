@@ -1,8 +1,10 @@
-"""What is wrong with a configuration: every complaint at once, each with its line."""
+"""What reading a configuration ends with: a Config with warnings, or every complaint at once, each with its line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from lbproxy.core.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +34,13 @@ class ConfigError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An accepted configuration and where it came from."""
+
+    config: Config
+    warnings: tuple[Problem, ...]
+    path: str
+    sha256: str  # of the file's bytes, in hex

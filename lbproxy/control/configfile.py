@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from lbproxy.control import config_messages, config_rules
 from lbproxy.control.check_tls import make_context
 from lbproxy.control.config_model import DIRECTORY, Section, full_form
-from lbproxy.control.config_problem import ConfigError, Problem
+from lbproxy.control.config_problem import ConfigError, Loaded, Problem
 from lbproxy.control.config_yaml import Document, Path, read
 from lbproxy.core.config import (
     Algorithm,
@@ -37,16 +37,6 @@ __all__ = ["ConfigError", "Loaded", "Problem", "load", "loads"]
 
 # A thousand backends with every key spelt out are 300 KB.
 _MAX_FILE = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """An accepted configuration and where it came from."""
-
-    config: Config
-    warnings: tuple[Problem, ...]
-    path: str
-    sha256: str  # of the file's bytes, in hex
 
 
 def load(path: str) -> Loaded:

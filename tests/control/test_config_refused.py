@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lbproxy.control.config_process import load_apart
 from lbproxy.control.configfile import ConfigError, load, loads
 
 NOBODY = 65534
@@ -32,6 +33,19 @@ def test_complaints(text: str, complaints: str) -> None:
     assert [problem.line for problem in refused.value.problems] == sorted(
         problem.line for problem in refused.value.problems
     )
+
+
+def test_another_process_says_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "lb.yaml"
+    for text in ("listeners: [{bind: '127.0.0.1:1', pool: p}]\npools: {p: {backends: ['127.0.0.1:2']}}\n", "x: 1\n"):
+        file.write_text(text)
+        outcomes: list[object] = []
+        for way in (load, load_apart):
+            try:
+                outcomes.append(way(str(file)))
+            except ConfigError as error:
+                outcomes.append(error.problems)
+        assert outcomes[0] == outcomes[1]
 
 
 def test_there_are_many_cases() -> None:

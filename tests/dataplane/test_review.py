@@ -40,7 +40,7 @@ async def test_what_a_backend_says_with_its_connect_is_not_lost(lab: Lab, monkey
     lab.at_end(listening.close)
     host, port = listening.getsockname()
 
-    def connect_and_be_greeted(address: Address, side: TcpSide) -> socket.socket:
+    def connect_and_be_greeted(address: Address, side: TcpSide) -> socket.SocketType:
         sock = open_connection(address, side)
         accepted, _ = listening.accept()
         with accepted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -23,6 +24,8 @@ STATS_PATIENCE = 0.3  # seconds a scrape waits for a busy worker before it takes
 HEALTHY_AGE = 1.0  # seconds: a worker that dies younger is replaced more slowly each time
 MAX_BACKOFF = 10.0
 START_PATIENCE = 30.0  # seconds a worker has to accept, before it is killed
+LOG_PAUSE = 0.01  # seconds between two reads of a worker's access log
+LOG_PIPE = 1 << 20  # bytes that it can write meanwhile; what an unprivileged process may ask for
 STOP_GRACE = 2.0  # seconds a worker has to exit after its drain is over, before it is killed
 
 
@@ -202,6 +205,8 @@ class Supervisor:
             log_write: int | None = None
             if self._config.log.access is not None:
                 log_read, log_write = os.pipe()
+                with contextlib.suppress(OSError):  # the user's pipes have used up fs.pipe-user-pages-soft
+                    fcntl.fcntl(log_read, fcntl.F_SETPIPE_SZ, LOG_PIPE)
                 mine.callback(os.close, log_read)
                 childs.callback(os.close, log_write)
                 os.set_blocking(log_read, False)
@@ -277,12 +282,14 @@ async def _pump_log(fd: int, pump: LinePump) -> None:
         await trio.lowlevel.wait_readable(fd)
         if not _read_log(fd, pump):
             return
+        # A busy worker writes thousands of times a second: to be woken for each costs more than the lines do.
+        await trio.sleep(LOG_PAUSE)
 
 
 def _read_log(fd: int, pump: LinePump) -> bool:
     """Pass on what a worker has written; whether there may be more."""
     try:
-        data = os.read(fd, 65536)
+        data = os.read(fd, LOG_PIPE)
     except BlockingIOError:
         return False
     pump.feed(data)

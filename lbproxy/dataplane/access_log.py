@@ -19,7 +19,7 @@ HELD = 256 * 1024  # bytes kept while the pipe is full
 class AccessLog:
     """`at_open` and `at_close` say which lines are wanted; `write` takes one JSON object without the time."""
 
-    __slots__ = ("_fd", "_lines", "_reactor", "_rest", "_second", "_stamp", "at_close", "at_open", "dropped")
+    __slots__ = ("_fd", "_lines", "_reactor", "_rest", "_stamp", "_stamped", "at_close", "at_open", "dropped")
 
     def __init__(self, config: AccessLogConfig, fd: int, reactor: Reactor) -> None:
         os.set_blocking(fd, False)
@@ -30,19 +30,18 @@ class AccessLog:
         self._reactor = reactor
         self._lines: list[str] = []
         self._rest = b""
-        self._second = 0
+        self._stamped = 0.0
         self._stamp = ""
 
     def write(self, fields: str) -> None:
         """Queue `{"ts": now, fields}`."""
-        now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        now = self._reactor.timers.now
+        if now != self._stamped:  # once per batch of events
+            self._stamped = now
+            self._stamp = _stamp(time.time())
         if not self._lines:
             self._reactor.at_batch_end(self._flush)
-        self._lines.append(f'{{"ts":"{self._stamp}.{int((now - second) * 1000):03d}Z",{fields}}}\n')
+        self._lines.append(f'{{"ts":"{self._stamp}",{fields}}}\n')
 
     def _flush(self) -> None:
         lines, self._lines = self._lines, []
@@ -58,3 +57,8 @@ class AccessLog:
             self._rest = b""
             return
         self._rest = self._rest[written:]
+
+
+def _stamp(now: float) -> str:
+    """RFC 3339, in UTC, to the millisecond."""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"

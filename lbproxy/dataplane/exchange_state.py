@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from socket import SocketType
 
 from lbproxy.core.http1 import ChunkedWalk, RequestBlock, RequestLine
@@ -187,14 +186,13 @@ class ExchangeState:
         listener, peer, line = self.listener, self.peer or self._blamed, self.line
         if listener.access is None:
             return
-        target = "" if line is None else line.target.decode()
-        if '"' in target or "\\" in target:
-            target = json.dumps(target)[1:-1]
+        logged = '"method":"","target":""' if line is None else line.logged
         backend = f'"{peer.address.text}"' if peer is not None else "null"
+        end = "--" if termination is NORMAL else termination.value  # an Enum's value costs a call
         listener.access.write(
             f'"event":"request","mode":"http",{listener.label},"client":"{self._ip}","client_port":{self._port},'
-            f'"method":"{self.method}","target":"{target}","status":{self._status},"backend":{backend},'
+            f'{logged},"status":{self._status},"backend":{backend},'
             f'"duration_s":{listener.timers.now - self._started:.3f},'
             f'"bytes_in":{self._bytes_in},"bytes_out":{self._bytes_out},'
-            f'"long":{"true" if self._long else "false"},"end":"{termination.value}"'
+            f'"long":{"true" if self._long else "false"},"end":"{end}"'
         )

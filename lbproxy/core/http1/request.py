@@ -29,6 +29,7 @@ class RequestLine:
     forward: bytes
     long_stream: bool
     host: bytes | None  # from a target in absolute form; replaces the Host header (RFC 9112, 3.2.2)
+    logged: str  # the access log's `"method":"...","target":"..."`
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,14 @@ def parse_request_line(line: bytes) -> RequestLine:
         method + b" " + target + b" HTTP/1.1\r\n",
         is_long_stream(target),
         host,
+        _logged(method.decode(), target.decode()),
     )
+
+
+def _logged(method: str, target: str) -> str:
+    """Both are printable ASCII: for JSON only these two characters need escaping."""
+    escaped = target.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"method":"{method}","target":"{escaped}"'
 
 
 def _bad_request_line(line: bytes) -> BadMessageError:

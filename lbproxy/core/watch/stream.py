@@ -1,0 +1,99 @@
+"""A watch's response body, cut into whole events, and what was seen of it."""
+
+from __future__ import annotations
+
+from lbproxy.core.watch.progress import Phase, Progress
+
+MAX_EVENT = 4 * 1024 * 1024
+"""Bytes. etcd takes 1.5 MiB by default, and JSON is larger than what is stored; a stream with more is not held."""
+
+MIN_AGE = 1.0
+"""Seconds. client-go lists again after a watch that was shorter and brought nothing ("very short watch")."""
+QUIET = 5.0
+"""Seconds without a byte after which what exists has most likely been sent, where no mark says so."""
+
+
+class WatchStream(Progress):
+    """One watch, from the client's point of view: through however many backends it comes.
+
+    `feed` takes a body's bytes as they come (chunked framing removed) and gives back the whole events among them,
+    as they were. What is held back is the beginning of an event, at most `MAX_EVENT` bytes; `resume` drops it.
+    """
+
+    __slots__ = ("_held", "_searched")
+
+    def __init__(self, phase: Phase, version: bytes | None) -> None:
+        super().__init__(phase, version)
+        self._held = bytearray()
+        self._searched = 0  # bytes of _held in which no event's end is
+
+    def feed(self, data: bytes) -> bytes:
+        """The events that are whole with `data`; `data` itself if it is nothing else."""
+        if not self._held:
+            end = len(data)
+            whole = self.scan(data, 0, end)
+            return data if whole == end else data[:whole]
+        held = self._held
+        held += data
+        whole = self._scan(held, 0, len(held))
+        ready = bytes(held[:whole])
+        del held[:whole]
+        if len(held) > MAX_EVENT:
+            self.lose()
+        if self.lost:
+            ready += held
+            held.clear()
+        return ready
+
+    def scan(self, data: bytes, pos: int, end: int) -> int:
+        """As `feed` for data[pos:end] while nothing is held, but gives the offset behind the last whole event.
+
+        What lies between it and `end` is held. A lost stream has no events: all of it is to be passed on.
+        """
+        if self.phase is Phase.LOST:
+            return end
+        self._searched = 0
+        whole = self._scan(data, pos, end)
+        if end - whole > MAX_EVENT:
+            self.lose()
+            return end
+        if whole != end:
+            self._held += data[whole:end]
+        return whole
+
+    @property
+    def lost(self) -> bool:
+        """Whether events cannot be told apart (any more): all is passed on as it comes."""
+        return self.phase is Phase.LOST
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the client has whole events and nothing else."""
+        return not self._held and not self.lost
+
+    @property
+    def held(self) -> int:
+        """Bytes held back."""
+        return len(self._held)
+
+    def can_end(self, age: float, quiet: float) -> bool:
+        """Whether the response may be ended here as the server would, so that the client just watches again.
+
+        `age`: seconds since the response began; `quiet`: seconds since its last byte.
+        """
+        if not self.at_boundary or (age < MIN_AGE and not self.events):
+            return False
+        if self.phase is Phase.UNORDERED:
+            return quiet >= QUIET
+        return self.phase is not Phase.MARKED
+
+    def resume(self) -> None:
+        """Another backend goes on from `resume_from`: the event that the last one did not finish is dropped."""
+        if self.resume_from is None:
+            raise ValueError("there is no version to resume from")
+        self._held.clear()
+        self._searched = 0
+
+    def _scan(self, data: bytes | bytearray, pos: int, end: int) -> int:
+        """Note the whole events in data[pos:end]; the offset behind the last one."""
+        raise NotImplementedError

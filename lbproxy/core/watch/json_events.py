@@ -60,6 +60,14 @@ class JsonStream(WatchStream):
 
     __slots__ = ()
 
+    def is_event(self, data: bytes, pos: int, end: int) -> bool:
+        return (
+            self._phase is _ORDERED
+            and data.find(b"\n", pos) == end - 1
+            and data.startswith(b'{"type":"', pos)
+            and not self._held
+        )
+
     def _scan(self, data: bytes | bytearray, pos: int, end: int) -> int:
         newline = data.find(b"\n", pos + self._searched, end)
         while newline >= 0:
@@ -68,14 +76,14 @@ class JsonStream(WatchStream):
                 if not self._parse(bytes(data[pos:newline])):
                     self.lose()
                     return end
-            elif self.phase is _ORDERED and found[1] != b"ERROR":
+            elif self._phase is _ORDERED and found[1] != b"ERROR":
                 # As saw(), without the calls: this is nearly every event of nearly every watch.
                 self.events += 1
                 version, latest = found[2], self._latest
                 if len(version) > len(latest) or (version > latest and len(version) == len(latest)):
                     self._latest = latest = version
-                self.resume_from = latest
-            elif self.phase is Phase.MARKED and found[1] == b"BOOKMARK":
+                self._version = latest
+            elif self._phase is Phase.MARKED and found[1] == b"BOOKMARK":
                 self._parse(bytes(data[pos:newline]))
             else:
                 self.saw(found[1], found[2])

@@ -42,51 +42,47 @@ class Phase(Enum):
 
 
 class Progress:
-    """What a stream's events have shown so far.
+    """What a stream's events have shown so far. `events` counts the whole ones, bookmarks and errors too."""
 
-    `resume_from` is the version to resume from, or None while (or since) there is none that is safe; `events` counts
-    the whole events, bookmarks and errors too.
-    """
-
-    __slots__ = ("_latest", "events", "phase", "resume_from")
+    __slots__ = ("_latest", "_phase", "_version", "events")
 
     def __init__(self, phase: Phase, version: bytes | None) -> None:
-        self.phase = phase
-        self.resume_from = version
+        self._phase = phase
         self.events = 0
+        self._version = version  # from which the stream can be resumed
         self._latest = version or b""
 
     def saw(self, kind: bytes, version: bytes | None, *, marked: bool = False) -> None:
         """Another whole event: its type, its version if that could be read, whether it is the initial part's end."""
         self.events += 1
-        phase = self.phase
+        phase = self._phase
         if phase is Phase.LOST or phase is Phase.ENDING:
             return
         if kind == b"ERROR":
-            self.phase = Phase.ENDING
-            self.resume_from = None
+            self._phase = Phase.ENDING
+            self._version = None
             return
         if phase is Phase.MARKED:
             if not marked:
                 return
-            self.phase = Phase.ORDERED
+            self._phase = Phase.ORDERED
         elif phase is Phase.UNORDERED:
             if kind == b"ADDED":
                 return
-            self.phase = Phase.ORDERED
+            self._phase = Phase.ORDERED
         self.advance(version)
 
     def advance(self, version: bytes | None) -> None:
         """An event in order. Apiservers before 1.10 sent DELETED with an old version: what was known is kept."""
         if version is None:
             # The next event that can be read makes up for it, since it comes later.
-            self.resume_from = None
+            self._version = None
             return
         latest = self._latest
         if len(version) > len(latest) or (len(version) == len(latest) and version > latest):
             self._latest = version
-        self.resume_from = self._latest
+        self._version = self._latest
 
     def lose(self) -> None:
-        self.phase = Phase.LOST
-        self.resume_from = None
+        self._phase = Phase.LOST
+        self._version = None

@@ -9,11 +9,13 @@ What is in a frame, as kube-apiserver writes it (metav1.WatchEvent, runtime.RawE
     ObjectMeta     1: name … 5: uid   6: resourceVersion … 12: annotations
 
 All on that way are fields with a length, so what is not looked for is jumped over: the cost does not depend on an
-event's size. Python 3.11: 4 µs an event.
+event's size. Go writes fields in the order of their numbers, so what is looked for is nearly always in the same place,
+and is looked up there first. Python 3.11: 3 µs an event, 8 µs the general way.
 """
 
 from __future__ import annotations
 
+import re
 from struct import Struct
 
 from lbproxy.core.watch.progress import INITIAL_END, Phase
@@ -24,10 +26,21 @@ _MAGIC = b"k8s\x00"
 _SIZES = {1: 8, 5: 4}  # of a fixed-size field's value, by wire type
 _INITIAL_END = (INITIAL_END.encode(), b"true")
 
+_ORDERED = Phase.ORDERED
+
+# The numbers in front of what is inside are not checked one by one: all of it is as long as the frame says.
+_BEGINNING = re.compile(
+    rb"\n(?:\x05ADDED|\x08MODIFIED|\x07DELETED|\x08BOOKMARK)\x12[\x80-\xff]*+[\x00-\x7f]\n[\x80-\xff]*+[\x00-\x7f]"
+    rb"k8s\x00\n([\x00-\x7f])",
+    re.DOTALL,
+).match
+_DOWN_TO_METADATA = re.compile(rb"\x12[\x80-\xff]*+[\x00-\x7f]\n[\x80-\xff]*+[\x00-\x7f]", re.DOTALL).match
+
 _TYPE = _RAW_EXTENSION = _RAW = _OBJECT_META = _KEY = 1
 _EXTENSION = _OBJECT = _VALUE = 2
 _ENCODING = 3
 _RESOURCE_VERSION = 6
+_VERSION_TAG = _RESOURCE_VERSION << 3 | 2
 _ANNOTATIONS = 12
 
 
@@ -35,6 +48,9 @@ class ProtobufStream(WatchStream):
     """application/vnd.kubernetes.protobuf;stream=watch."""
 
     __slots__ = ()
+
+    def is_event(self, data: bytes, pos: int, end: int) -> bool:
+        return self._phase is _ORDERED and pos + 4 < end and _LENGTH(data, pos)[0] == end - pos - 4 and not self._held
 
     def _scan(self, data: bytes | bytearray, pos: int, end: int) -> int:
         while pos + 4 <= end:
@@ -46,12 +62,37 @@ class ProtobufStream(WatchStream):
             if behind > end:
                 break
             try:
-                self._event(data, pos + 4, behind)
+                if self._phase is not _ORDERED or not self._quick(data, pos + 4, behind):
+                    self._event(data, pos + 4, behind)
             except (ValueError, IndexError):
                 self.lose()
                 return end
             pos = behind
         return pos
+
+    def _quick(self, data: bytes | bytearray, pos: int, end: int) -> bool:
+        """Note an event in order whose fields are in order and short; False if it is not one."""
+        found = _BEGINNING(data, pos, end)
+        if found is None:
+            return False
+        found = _DOWN_TO_METADATA(data, found.end() + found[1][0], end)
+        if found is None:
+            return False
+        pos = found.end()
+        while pos + 2 <= end:
+            tag, size = data[pos], data[pos + 1]
+            pos += 2
+            if tag == _VERSION_TAG:
+                version = data[pos : pos + size]
+                if not version.isdigit() or size >= 20:
+                    return False
+                self.events += 1
+                self.advance(bytes(version))
+                return True
+            if tag > _VERSION_TAG or size >= 0x80:
+                return False
+            pos += size
+        return False
 
     def _event(self, data: bytes | bytearray, pos: int, end: int) -> None:
         """Raises ValueError or IndexError for what is no protobuf message with a type."""
@@ -60,7 +101,7 @@ class ProtobufStream(WatchStream):
         metadata, metadata_end = _metadata(data, kind_end, end)
         at, at_end = _find(data, metadata, metadata_end, _RESOURCE_VERSION)
         version = bytes(data[at:at_end])
-        marked = kind == b"BOOKMARK" and self.phase is Phase.MARKED and _is_initial_end(data, metadata, metadata_end)
+        marked = kind == b"BOOKMARK" and self._phase is Phase.MARKED and _is_initial_end(data, metadata, metadata_end)
         self.saw(kind, version if version.isdigit() and len(version) < 20 else None, marked=marked)
 
 

@@ -13,24 +13,35 @@ QUIET = 5.0
 """Seconds without a byte after which what exists has most likely been sent, where no mark says so."""
 
 
+MAX_UNREAD = 2048
+"""Bytes of a last event that is kept to be read when it is needed, instead of being read at once."""
+
+
 class WatchStream(Progress):
     """One watch, from the client's point of view: through however many backends it comes.
 
     `feed` takes a body's bytes as they come (chunked framing removed) and gives back the whole events among them,
     as they were. What is held back is the beginning of an event, at most `MAX_EVENT` bytes; `resume` drops it.
+
+    A version is needed only when a backend dies. So an event that comes alone, as most do, is looked at just long
+    enough to see that it is one (`take`), and is kept; the next one replaces it.
     """
 
-    __slots__ = ("_held", "_searched")
+    __slots__ = ("_held", "_searched", "_unread", "_unread_end", "_unread_pos")
 
     def __init__(self, phase: Phase, version: bytes | None) -> None:
         super().__init__(phase, version)
         self._held = bytearray()
         self._searched = 0  # bytes of _held in which no event's end is
+        self._unread = b""  # what holds the last event, in _unread_pos to _unread_end, if that was not read
+        self._unread_pos = self._unread_end = 0
 
     def feed(self, data: bytes) -> bytes:
         """The events that are whole with `data`; `data` itself if it is nothing else."""
         if not self._held:
             end = len(data)
+            if self.take(data, 0, end):
+                return data
             whole = self.scan(data, 0, end)
             return data if whole == end else data[:whole]
         held = self._held
@@ -40,17 +51,32 @@ class WatchStream(Progress):
         del held[:whole]
         if len(held) > MAX_EVENT:
             self.lose()
-        if self.lost:
-            ready += held
-            held.clear()
-        return ready
+        return ready + self.release() if self.lost else ready
+
+    def take(self, data: bytes, pos: int, end: int) -> bool:
+        """Whether data[pos:end] is one event in order, and is remembered as such; False leaves it to `scan`."""
+        if len(data) > MAX_UNREAD or not self.is_event(data, pos, end):
+            return False
+        self.events += 1
+        self._unread, self._unread_pos, self._unread_end = data, pos, end
+        return True
+
+    def is_event(self, data: bytes, pos: int, end: int) -> bool:
+        """Whether data[pos:end] is one event in order; a quick look, that may say no where `scan` finds one."""
+        return False
+
+    def skip(self, events: int) -> None:
+        """Note that `events` have passed, with another one behind them."""
+        self.events += events
 
     def scan(self, data: bytes, pos: int, end: int) -> int:
         """As `feed` for data[pos:end] while nothing is held, but gives the offset behind the last whole event.
 
         What lies between it and `end` is held. A lost stream has no events: all of it is to be passed on.
         """
-        if self.phase is Phase.LOST:
+        if self._unread:
+            self._read()
+        if self._phase is Phase.LOST:
             return end
         self._searched = 0
         whole = self._scan(data, pos, end)
@@ -60,6 +86,20 @@ class WatchStream(Progress):
         if whole != end:
             self._held += data[whole:end]
         return whole
+
+    @property
+    def resume_from(self) -> bytes | None:
+        """The version from which another backend can go on; None while, or since, there is none that is safe."""
+        if self._unread:
+            self._read()
+        return self._version
+
+    @property
+    def phase(self) -> Phase:
+        """Where the stream is."""
+        if self._unread:
+            self._read()
+        return self._phase
 
     @property
     def lost(self) -> bool:
@@ -91,8 +131,19 @@ class WatchStream(Progress):
         """Another backend goes on from `resume_from`: the event that the last one did not finish is dropped."""
         if self.resume_from is None:
             raise ValueError("there is no version to resume from")
+        self.release()
+
+    def release(self) -> bytes:
+        """Give up what is held: the bytes of an event that is not whole."""
+        released = bytes(self._held)
         self._held.clear()
         self._searched = 0
+        return released
+
+    def _read(self) -> None:
+        data, self._unread = self._unread, b""
+        self.events -= 1  # it is counted again
+        self._scan(data, self._unread_pos, self._unread_end)
 
     def _scan(self, data: bytes | bytearray, pos: int, end: int) -> int:
         """Note the whole events in data[pos:end]; the offset behind the last one."""

@@ -1,0 +1,96 @@
+"""A watch's response body on its way from chunk to chunk: framed by a backend, forwarded in whole events.
+
+HTTP chunks are not events: Go writes what its buffer of 2 KiB held, so an event may come in several chunks and a
+chunk may hold several events. But an event that comes alone, which is how nearly all come while little happens, comes
+in a chunk of its own, in one recv(): that leaves as it came. Everything else is framed anew.
+
+Python 3.11, an event of 1 KB in one chunk: 0.9 µs.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lbproxy.core.http1 import ChunkedWalk
+from lbproxy.core.watch.stream import WatchStream
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,7})\r\n").match
+
+
+class WatchBody:
+    """The bytes of a backend's chunked body in, those for the client out; `stream` knows what they mean.
+
+    `end` is the offset behind the body in the bytes fed last, or -1 while more is to come. The last chunk is not among
+    what comes out: whoever sends the response ends it with LAST_CHUNK, after this backend or after another one.
+    Trailers are dropped; the apiserver sends none with a watch.
+    """
+
+    __slots__ = ("_between", "_framed", "_walk", "end", "stream")
+
+    def __init__(self, stream: WatchStream, *, framed: bool = True) -> None:
+        """`framed`: whether the client's body is chunked; an HTTP/1.0 client gets plain bytes."""
+        self.stream = stream
+        self.end = -1
+        self._framed = framed
+        self._walk = _Walk()
+        self._between = True  # the backend's chunks so far are whole
+
+    def feed(self, data: bytes, pos: int = 0) -> bytes:
+        """What of data[pos:] is to be sent to the client now.
+
+        Raises BadMessageError for what is no chunked body; nothing of `data` has been noted then, and nothing is
+        lost if the stream is resumed.
+        """
+        if self._between and self._framed and not pos:
+            found = _SIZE(data)
+            if found is not None:
+                start = found.end()
+                end = start + int(found[1], 16)
+                if end + 2 == len(data) and data.endswith(b"\r\n") and self.stream.take(data, start, end):
+                    return data
+                if self._are_events(data):
+                    return data
+        return self._feed(data, pos)
+
+    def resume(self) -> None:
+        """Another backend goes on with the stream, with a body of its own. Raises ValueError if that is not safe."""
+        self.stream.resume()
+        self._walk = _Walk()
+        self._between = True
+        self.end = -1
+
+    def _are_events(self, data: bytes) -> bool:
+        """Whether `data` is whole chunks with an event in each, as in a burst; they are noted then."""
+        stream, pos, before = self.stream, 0, 0
+        while (found := _SIZE(data, pos)) is not None:
+            start = found.end()
+            end = start + int(found[1], 16)
+            pos = end + 2
+            if data[end:pos] != b"\r\n" or not stream.is_event(data, start, end):
+                return False
+            if pos == len(data):
+                stream.skip(before)
+                return stream.scan(data, start, end) == end
+            before += 1
+        return False
+
+    def _feed(self, data: bytes, pos: int) -> bytes:
+        pieces: list[bytes] = []
+        self.end = self._walk.feed(data, pos, pieces)
+        self._between = self._walk.is_between_chunks()
+        ready = self.stream.feed(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if self.end >= 0:
+            # A backend that ends its response within an event has said so, and it is not for us to hide it.
+            ready += self.stream.release()
+        if not self._framed or not ready:
+            return ready
+        return b"%x\r\n%b\r\n" % (len(ready), ready)
+
+
+class _Walk(ChunkedWalk):
+    __slots__ = ()
+
+    def is_between_chunks(self) -> bool:
+        return not self._left and not self._line and self._trailer < 0

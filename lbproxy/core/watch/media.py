@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 
+from lbproxy.core.watch.cbor_events import CborStream
 from lbproxy.core.watch.json_events import JsonStream
 from lbproxy.core.watch.protobuf_events import ProtobufStream
 from lbproxy.core.watch.request import WatchRequest
 from lbproxy.core.watch.stream import WatchStream
 
 _CONTENT = re.compile(rb"\r\nContent-(Type|Encoding):[ \t]*([^\r\n]*)", re.IGNORECASE).findall
-# The apiserver says `;stream=watch` with all but JSON, whose lists and watches it does not tell apart.
+# The apiserver says `;stream=watch` only where a list has the same media type and is not JSON.
 _STREAMS: dict[bytes, type[WatchStream]] = {
     b"application/json": JsonStream,
     b"application/json;stream=watch": JsonStream,
     b"application/vnd.kubernetes.protobuf;stream=watch": ProtobufStream,
+    b"application/cbor-seq": CborStream,
 }
 
 

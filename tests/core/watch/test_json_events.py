@@ -38,7 +38,12 @@ strings = traps | st.text(max_size=5)
 versions = st.integers(1, 10**18).map(str)
 keys = strings | st.sampled_from(["metadata", "resourceVersion", "type", "object", "uid", "data", "items", "rows"])
 values: st.SearchStrategy[Json] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | strings | versions,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | strings
+    | versions,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
     max_leaves=12,
 )

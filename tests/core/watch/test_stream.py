@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 
 from lbproxy.core.watch import Phase, WatchRequest, WatchStream, open_watch, parse_watch_request
-from tests.core.watch.recorded import JSON, RECORDINGS, Recording
+from tests.core.watch.recorded import RECORDINGS, Recording
+
+all_recordings = pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
 
 
 def request_of(recording: Recording) -> WatchRequest:
@@ -20,30 +24,19 @@ def open_recording(recording: Recording) -> WatchStream:
     return stream
 
 
-def expected_versions(recording: Recording) -> list[bytes | None]:
-    """The version to resume from after each number of events, by the rules in words."""
-    request = request_of(recording)
-    safe = b"resourceVersion=0" not in recording.target and b"resourceVersion=" in recording.target
-    versions = [request.version]
-    for kind, version in recording.events:
-        safe = kind != b"ERROR" and (safe or kind != b"ADDED")
-        versions.append(version if safe else None)
-    return versions
-
-
-@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
+@all_recordings
 def test_whole_recordings_pass_unchanged(recording: Recording) -> None:
     stream = open_recording(recording)
     assert stream.feed(recording.body) is recording.body
     assert stream.events == len(recording.events)
-    assert stream.resume_from == expected_versions(recording)[-1]
+    assert stream.resume_from == recording.versions()[-1]
     assert stream.at_boundary
 
 
-@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
+@all_recordings
 def test_byte_by_byte_each_event_leaves_with_its_last_byte(recording: Recording) -> None:
     stream = open_recording(recording)
-    versions = expected_versions(recording)
+    versions = recording.versions()
     forwarded = b""
     for end in range(1, len(recording.body) + 1):
         events = stream.events
@@ -57,17 +50,31 @@ def test_byte_by_byte_each_event_leaves_with_its_last_byte(recording: Recording)
     assert stream.events == len(recording.events)
 
 
-@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
+@all_recordings
+def test_event_by_event_as_they_nearly_always_come(recording: Recording) -> None:
+    stream = open_recording(recording)
+    versions = recording.versions()
+    for number, (start, end) in enumerate(zip(boundaries := boundaries_of(recording), boundaries[1:], strict=False), 1):
+        data = recording.body[start:end]
+        assert stream.feed(data) is data
+        if number % 2:  # so that others are replaced before they are read
+            assert (stream.events, stream.resume_from) == (number, versions[number])
+
+
+def boundaries_of(recording: Recording) -> list[int]:
+    """Where each event ends."""
+    stream = open_recording(recording)
+    sizes = [len(stream.feed(recording.body[at : at + 1])) for at in range(len(recording.body))]
+    return [0, *accumulate(size for size in sizes if size)]
+
+
+@all_recordings
 def test_cut_anywhere_and_resumed_nothing_is_missed_or_doubled(recording: Recording) -> None:
     """At each position the backend dies; another one sends what came after the version, and only that."""
-    boundaries = [0]
-    stream = open_recording(recording)
-    for end in range(1, len(recording.body) + 1):
-        if stream.feed(recording.body[end - 1 : end]):
-            boundaries.append(end)
-    versions = expected_versions(recording)
+    boundaries = boundaries_of(recording)
+    versions = recording.versions()
     resumable = 0
-    for cut in range(len(recording.body)):
+    for cut in range(0, len(recording.body), 7 if recording.derived else 1):
         stream = open_recording(recording)
         forwarded = stream.feed(recording.body[:cut])
         assert len(forwarded) == max(at for at in boundaries if at <= cut)
@@ -79,23 +86,54 @@ def test_cut_anywhere_and_resumed_nothing_is_missed_or_doubled(recording: Record
         assert forwarded + stream.feed(recording.body[after:]) == recording.body
         assert stream.events == len(recording.events)
         assert stream.resume_from == versions[-1]
-    if recording.name not in ("json-expired", "protobuf-expired"):
-        assert resumable
+    assert bool(resumable) == ("expired" not in recording.name or recording.versions()[0] is not None)
 
 
 def test_what_exists_is_not_in_the_order_of_its_versions() -> None:
     """Why neither the last nor the highest of the made-up events' versions can be resumed from."""
-    first = next(recording for recording in JSON if recording.name == "json-zero")
-    versions = [int(version or b"") for kind, version in first.events]
-    made_up = versions[: [kind for kind, _ in first.events].index(b"MODIFIED")]
+    zero = next(recording for recording in RECORDINGS if recording.name == "json-zero")
+    made_up = [int(version or b"") for _, version in zero.events[: zero.existing]]
+    assert len(made_up) > 2
     assert made_up[0] == max(made_up)
-    assert made_up != sorted(made_up)
+    assert made_up[-1] == min(made_up)
 
 
-@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
+@all_recordings
 def test_phases(recording: Recording) -> None:
     stream = open_recording(recording)
-    unordered = b"resourceVersion=0" in recording.target or b"resourceVersion=" not in recording.target
-    assert stream.phase is (Phase.UNORDERED if unordered else Phase.ORDERED)
+    begin = Phase.MARKED if recording.marked else Phase.UNORDERED if recording.existing else Phase.ORDERED
+    assert stream.phase is begin
     stream.feed(recording.body)
     assert stream.phase is (Phase.ENDING if recording.events[-1][0] == b"ERROR" else Phase.ORDERED)
+
+
+@pytest.mark.parametrize(
+    ("phase", "events", "partial", "age", "quiet", "may"),
+    [
+        (Phase.ORDERED, 0, False, 0.5, 0.5, False),
+        (Phase.ORDERED, 0, False, 1.0, 1.0, True),
+        (Phase.ORDERED, 1, False, 0.1, 0.0, True),
+        (Phase.ORDERED, 1, True, 9.0, 9.0, False),
+        (Phase.UNORDERED, 1, False, 9.0, 4.9, False),
+        (Phase.UNORDERED, 1, False, 9.0, 5.0, True),
+        (Phase.UNORDERED, 0, False, 9.0, 9.0, True),
+        (Phase.UNORDERED, 1, True, 9.0, 9.0, False),
+        (Phase.MARKED, 1, False, 99.0, 99.0, False),
+        (Phase.MARKED, 0, False, 99.0, 99.0, False),
+    ],
+)
+def test_where_a_response_may_be_ended(
+    phase: Phase, events: int, partial: bool, age: float, quiet: float, may: bool
+) -> None:
+    target = {
+        Phase.ORDERED: b"&resourceVersion=5",
+        Phase.UNORDERED: b"",
+        Phase.MARKED: b"&sendInitialEvents=true&allowWatchBookmarks=true",
+    }
+    request = parse_watch_request(b"/api/v1/pods?watch=1" + target[phase])
+    assert request is not None
+    stream = open_watch(request, b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+    assert stream is not None
+    stream.feed(b'{"type":"ADDED","object":{"metadata":{"resourceVersion":"7"}}}\n' * events + b"{" * partial)
+    assert stream.phase is phase
+    assert stream.can_end(age, quiet) is may

@@ -89,7 +89,7 @@ class ProtobufStream(WatchStream):
                 self.events += 1
                 self.advance(bytes(version))
                 return True
-            if tag > _VERSION_TAG or size >= 0x80:
+            if tag & 7 != 2 or tag > _VERSION_TAG or size >= 0x80:
                 return False
             pos += size
         return False

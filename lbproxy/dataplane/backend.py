@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from lbproxy.core.config import Idle
 from lbproxy.core.http1 import CHUNKED, UNTIL_CLOSE, BadMessageError, ChunkedWalk, ResponseHead, parse_response_head
 from lbproxy.core.pool import Peer
+from lbproxy.dataplane.pipes import ENOUGH, SIZE, SMALLEST
 from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP, Reactor
 from lbproxy.dataplane.sockets import reset_on_close
 from lbproxy.dataplane.timers import NEVER, UNFILED
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 CHUNK = 65536  # bytes per recv()
 TURNS = 16  # full reads before other connections get a turn
+BULK = 2  # full reads in a row that make it bulk, for pipes.py
 IN_OUT = IN | OUT
 AWAITING_HEAD = -3  # `left` while the response's head is awaited
 DONE = 0
@@ -35,6 +37,7 @@ class BackendConnection:
         "_buffer",
         "_hung_up",
         "_idle_config",
+        "_in_bulk",
         "_max_header",
         "_persistent",
         "_reactor",
@@ -69,6 +72,7 @@ class BackendConnection:
         self._walk: ChunkedWalk | None = None
         self._persistent = True
         self._hung_up = False
+        self._in_bulk = False
         self._idle_config = idle
         self._max_header = max_header
         reactor.handlers[sock.fileno()] = self.on_event
@@ -91,9 +95,11 @@ class BackendConnection:
     def on_event(self, events: int) -> None:
         client = self.client
         if client is None:
-            self.discard()
+            # The event may be an old one, of bytes that were read when the client had room for them again.
+            if events != OUT and not self.is_alive():
+                self.discard()
             return
-        if events == IN_OUT and self.left == AWAITING_HEAD and not (self.out or client.out):
+        if events == IN_OUT and not (self.out or client.out or self._in_bulk):  # as read(), without the loop
             try:
                 data = self._recv(CHUNK)
             except BlockingIOError:
@@ -103,8 +109,10 @@ class BackendConnection:
                 return
             if not data:
                 self._on_eof()
-                return
-            self._on_head_bytes(client, data)
+            elif self.left == AWAITING_HEAD:
+                self._on_head_bytes(client, data)
+            else:
+                self._on_body(data)
             if len(data) == CHUNK and self.client is client:
                 self.read()
             return
@@ -125,9 +133,11 @@ class BackendConnection:
         """Move what the backend has to the client, until there is no more or the client is full."""
         client = self.client
         recv = self._recv
-        for _ in range(TURNS):
+        for turn in range(TURNS):
             if client is None or client.out:
                 return  # the client's flush calls again
+            if (self._in_bulk or turn == BULK) and self._splice(client):
+                return
             try:
                 data = recv(CHUNK)
             except BlockingIOError:
@@ -146,9 +156,58 @@ class BackendConnection:
                 return
         self._reactor.again(self.on_event)
 
+    def _splice(self, client: Exchange) -> bool:
+        """Go on as read(), by a pipe, while much of the body is left; False if copying has to go on."""
+        reactor = self._reactor
+        pipe = reactor.pipes.take() if self._bulk() >= SMALLEST else None
+        self._in_bulk = pipe is not None  # the next read starts with a pipe, too
+        if pipe is None:
+            return False
+        fd = self.sock.fileno()
+        try:
+            for _ in range(TURNS):
+                most = self._bulk()
+                if most < ENOUGH:
+                    self._in_bulk = False
+                    return False
+                got = pipe.fill(fd, min(most, SIZE))
+                if not got:
+                    self._on_eof()
+                    return True
+                if self.left > 0:
+                    self.left -= got
+                elif self._walk is not None:
+                    self._walk.skip(got)
+                if not client.write_pipe(pipe, got):
+                    pipe = None  # it is the client's now
+                if not self.left and self.client is client:
+                    client.on_response_end()
+                if pipe is None or self.client is not client:
+                    return True
+                if got < ENOUGH:
+                    self._in_bulk = False
+                    return not self._hung_up
+            reactor.again(self.on_event)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            self._broken(error.errno)
+            return True
+        finally:
+            if pipe is not None:
+                reactor.pipes.give(pipe)
+        return True
+
+    def _bulk(self) -> int:
+        """Bytes of the body that are to be forwarded as they come, whatever they are."""
+        if self.left > 0:
+            return self.left
+        return self._walk.in_chunk if self._walk is not None and self.client and not self.client.wants_plain_body else 0
+
     def release(self) -> None:
         """The exchange is over: keep the connection if it can be used again."""
         self.client = None
+        self._in_bulk = False
         now = self._reactor.timers.now
         if not self._persistent or self._hung_up or self.left or self.out or now > self._retire_at:
             self.close()

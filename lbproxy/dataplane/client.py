@@ -18,11 +18,12 @@ from lbproxy.core.http1 import (
     RequestLine,
 )
 from lbproxy.core.termination import Termination
-from lbproxy.dataplane.backend import AWAITING_HEAD, CHUNK, TURNS
-from lbproxy.dataplane.exchange import Exchange
+from lbproxy.dataplane.backend import CHUNK, TURNS
 from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE, LINGER, READING
 from lbproxy.dataplane.heads import HeadCache, not_http
 from lbproxy.dataplane.listener import Listener
+from lbproxy.dataplane.pipes import IN_PIPE, Pipe
+from lbproxy.dataplane.plain import PlainExchange
 from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP
 from lbproxy.dataplane.sockets import reset_on_close
 from lbproxy.dataplane.timers import NEVER
@@ -32,7 +33,7 @@ GONE = ERR | HUP
 IN_OUT = IN | OUT  # what epoll says of a socket that has bytes to read and nothing else
 
 
-class HttpConnection(Exchange):
+class HttpConnection(PlainExchange):
     """One client. Made by the listener for each accepted socket."""
 
     __slots__ = ("_heads", "_hung_up", "_plain")
@@ -59,7 +60,7 @@ class HttpConnection(Exchange):
                 data = b""
             known = self._plain.get(data)
             if known is not None:
-                self._begin_plain(*known)
+                self.begin_plain(*known)
             elif self._received(data):
                 self._read()
             return
@@ -198,50 +199,6 @@ class HttpConnection(Exchange):
             self._started = listener.timers.now
             listener.timers.arm(self, listener.timeouts.request_header)
 
-    def _begin_plain(self, line: RequestLine, block: RequestBlock) -> None:
-        """A request like one before, complete, with nothing behind it: _begin, choose and _attach in one piece.
-
-        Most requests are that. Without five calls and with none of the questions whose answer is known, this is the
-        half of what a kept exchange cost.
-        """
-        listener = self.listener
-        timers = listener.timers
-        self.phase = EXCHANGE
-        self.line = line
-        self.block = block
-        self.method = line.method
-        self.plain = True
-        self._close = block.close or listener.draining
-        self._started = now = timers.now
-        self._status = self._bytes_in = self._bytes_out = self._body_left = 0
-        self._retried = self._long = self._readable = False
-        self._blamed = None
-        selection = self._selection
-        if selection is None:
-            self._selection = selection = listener.pool.select(self._ip)
-        else:
-            selection.tried = 0
-            selection.tier = listener.pool.primary
-            selection.tries = listener.pool.tries
-        peer = selection.pick(listener.reactor.second)
-        if peer is None or not peer.idle:
-            self.go_on_with(peer, selection)
-            return
-        self.peer = peer
-        self._backend = backend = peer.idle.pop()
-        peer.stats.total += 1
-        backend.client = self
-        backend.left = AWAITING_HEAD
-        backend.requests += 1
-        backend.deadline = NEVER
-        try:
-            if backend.write(line.forward + block.forward + self._tail):
-                self.deadline = deadline = now + listener.timeouts.response_header
-                if deadline < self.filed:
-                    timers.file(self, deadline)
-        except OSError:
-            self.on_backend_gone(answered=False, reset=True, sent=False)
-
     def _begin(self, line: RequestLine, block: RequestBlock) -> None:
         listener = self.listener
         timers = listener.timers
@@ -307,10 +264,35 @@ class HttpConnection(Exchange):
         if sent < size:
             self.out = data[sent:]
 
+    def write_pipe(self, pipe: Pipe, size: int) -> bool:
+        """As write(), of `size` bytes in a pipe.
+
+        False if it keeps the pipe: it does not take all, or is gone.
+        """
+        self._bytes_out += size
+        try:
+            if pipe.drain(self.sock.fileno()):
+                return True
+        except OSError:
+            self._pipe = pipe
+            if self.phase == EXCHANGE:
+                self._client_gone()
+            else:
+                self.close_now()
+            return False
+        self.out, self._pipe = IN_PIPE, pipe
+        return False
+
     def _flush(self) -> None:
         data, self.out = self.out, b""
-        self._bytes_out -= len(data)  # write() counts it again
-        self.write(data)
+        if self._pipe is not None:
+            pipe, self._pipe = self._pipe, None
+            if not self.write_pipe(pipe, 0):
+                return
+            self.listener.reactor.pipes.give(pipe)
+        else:
+            self._bytes_out -= len(data)  # write() counts it again
+            self.write(data)
         if self.out or self.phase == CLOSED:
             return
         if self.phase == EXCHANGE:
@@ -394,5 +376,8 @@ class HttpConnection(Exchange):
         if self.out:
             reset_on_close(self.sock)  # a FIN would say that this was all
         self.out = self._in = b""
+        if self._pipe is not None:
+            self.listener.reactor.pipes.give(self._pipe)
+            self._pipe = None
         self.listener.reactor.close(self.sock)
         self.listener.connections.discard(self)

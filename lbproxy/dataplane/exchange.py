@@ -16,7 +16,6 @@ from socket import SocketType
 from lbproxy.core.http1 import (
     CHUNKED,
     UNTIL_CLOSE,
-    BadMessageError,
     ResponseHead,
     plain_response,
     response_head_to_forward,
@@ -24,17 +23,18 @@ from lbproxy.core.http1 import (
 from lbproxy.core.kubernetes import status_response
 from lbproxy.core.pool import Peer, Selection
 from lbproxy.core.termination import Termination
-from lbproxy.dataplane.backend import AWAITING_HEAD, CHUNK, TURNS, BackendConnection
+from lbproxy.dataplane.backend import AWAITING_HEAD, BackendConnection
 from lbproxy.dataplane.dial import Dial
-from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE, ExchangeState
+from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE
 from lbproxy.dataplane.listener import NORMAL
 from lbproxy.dataplane.relay import QUARTERS
+from lbproxy.dataplane.request_body import RequestBody
 from lbproxy.dataplane.sockets import reset_on_close
 from lbproxy.dataplane.timers import NEVER
 from lbproxy.dataplane.upgrade import UpgradedRelay
 
 
-class Exchange(ExchangeState):
+class Exchange(RequestBody):
     """The part of a client connection that lives from a request's head to the end of its response."""
 
     __slots__ = ()
@@ -119,113 +119,6 @@ class Exchange(ExchangeState):
         except OSError:
             self.on_backend_gone(answered=False, reset=True, sent=False)
 
-    def _attach_body(self, backend: BackendConnection, head: bytes) -> None:
-        self._on_request_sent()  # not yet, but a body that stops moving has as long as an answer
-        if self._in:
-            data, self._in = self._in, b""
-            body = self._take_body(data)
-            if self.phase != EXCHANGE or self._status:
-                return  # the body was refused
-            head += body
-        try:
-            written = backend.write(head)
-        except OSError:
-            self.on_backend_gone(answered=False, reset=True, sent=False)
-            return
-        if not written:
-            return
-        if not self._body_left:
-            self._on_request_sent()
-        elif self._readable:
-            self._pump_body()
-
-    def _on_request_sent(self) -> None:
-        if self._long:
-            self.deadline = NEVER
-        else:
-            listener = self.listener
-            listener.timers.arm(self, listener.timeouts.response_header)
-
-    # -- the request's body --------------------------------------------------------------------------------------
-
-    def on_backend_writable(self) -> None:
-        """The backend has taken all that was held for it."""
-        if self._body_left:
-            self._pump_body()
-        elif not self._status:
-            self._on_request_sent()
-
-    def _pump_body(self) -> None:
-        """Move the body to the backend, until there is no more or the backend is full."""
-        backend = self._backend
-        assert backend is not None
-        for _ in range(TURNS):
-            if backend.out:
-                return
-            try:
-                data = self._recv(CHUNK)
-            except BlockingIOError:
-                self._readable = False
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._client_gone()
-                return
-            body = self._take_body(data)
-            if self._backend is not backend:
-                return
-            try:
-                written = backend.write(body)
-            except OSError:
-                # It may have answered before it closed: its answer is still to be read.
-                self._stop_body(backend)
-                return
-            if not self._status and (written or self._body_left):
-                self._on_request_sent()
-            if not self._body_left:
-                return
-        self.listener.reactor.again(self.on_event)
-
-    def _take_body(self, data: bytes) -> bytes:
-        """What of `data` belongs to the body; the rest is the next request's."""
-        left = self._body_left
-        if left == CHUNKED:
-            assert self._walk is not None
-            try:
-                end = self._walk.feed(data)
-            except BadMessageError as error:
-                self._bad_body(400, error.reason)
-                return b""
-            if 0 < self.listener.full_config.http.max_body < self._walk.payload:
-                self._bad_body(413, "the request body is larger than http.max_body")
-                return b""
-            if end >= 0:
-                self._body_left = 0
-                self._walk, self._in, data = None, data[end:], data[:end]
-        elif len(data) >= left:
-            self._body_left = 0
-            self._in, data = data[left:], data[:left]
-        else:
-            self._body_left = left - len(data)
-        self._bytes_in += len(data)
-        return data
-
-    def _bad_body(self, code: int, reason: str) -> None:
-        """The backend has seen part of a body that is not one: cut it off, so that it cannot take it for whole."""
-        if self._backend is not None:
-            self._drop_backend(reset=True)
-        if self._status:
-            self._abort(Termination.BAD_BODY, reset=False)
-        else:
-            self._own_answer(code, reason, Termination.BAD_BODY)
-
-    def _stop_body(self, backend: BackendConnection) -> None:
-        """The backend reads no more: see whether it has answered."""
-        self._close = True
-        backend.out = b""
-        backend.read()
-
     # -- the response --------------------------------------------------------------------------------------------
 
     def begin_response(self, head: ResponseHead, length: int, data: bytes, body: int) -> bytes:
@@ -260,46 +153,6 @@ class Exchange(ExchangeState):
         return response_head_to_forward(
             data[:body], chunked=not self.wants_plain_body, upgrade=False, connection=connection
         )
-
-    def answer_whole(self, head: ResponseHead, data: bytes, body: int) -> bool:
-        """A plain request is answered in one piece, `data`: begin_response, write and on_response_end at once.
-
-        False, and nothing has been done, if that is not so simple. As with _begin_plain: most answers are.
-        """
-        data = plain_response(head, data, body, close=self._close)
-        if not data:
-            return False
-        size = len(data)
-        listener = self.listener
-        self._status = status = head.status
-        listener.classes[status // 100] += 1
-        try:
-            sent = self._send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._client_gone()
-            return True
-        if sent < size:
-            self.out = data[sent:]
-        backend, peer = self._backend, self.peer
-        assert backend is not None
-        assert peer is not None
-        if peer.fails and self._selection is not None:
-            self._selection.succeed(peer, listener.reactor.second)
-        peer.conns -= 1
-        peer.stats.bytes_out += size
-        self._backend = None
-        backend.release()
-        listener.stats.bytes_out += size
-        listener.answered += 1
-        access = listener.access
-        if access is not None and access.at_close:
-            self._bytes_out = size
-            self._log(NORMAL)
-        self.peer = None
-        self.next_request()
-        return True
 
     def on_interim_head(self, head: bytes) -> None:
         """1xx: forwarded, but HTTP/1.0 clients do not know them (RFC 9110, 15.2)."""

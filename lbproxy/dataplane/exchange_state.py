@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from socket import SocketType
 
-from lbproxy.core.http1 import ChunkedWalk, RequestBlock, RequestLine
+from lbproxy.core.http1 import ChunkedWalk, RequestBlock, RequestLine, ResponseHead
 from lbproxy.core.pool import Peer, Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.backend import BackendConnection
 from lbproxy.dataplane.dial import Dial
 from lbproxy.dataplane.listener import NORMAL, Listener
+from lbproxy.dataplane.pipes import Pipe
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
 # Phases of a client connection.
@@ -37,6 +38,7 @@ class ExchangeState:
         "_in",
         "_ip",
         "_long",
+        "_pipe",
         "_port",
         "_quiet",
         "_readable",
@@ -80,6 +82,7 @@ class ExchangeState:
         self._send = sock.send
         self._ip = ip
         self._port = port
+        self._pipe: Pipe | None = None  # holds what the client has not taken yet
         self._tail = b""  # the end of a forwarded head
         self._in = b""  # received and not yet parsed
         self._readable = False  # there may be more to receive, and no event will say so
@@ -115,6 +118,14 @@ class ExchangeState:
 
     def write(self, data: bytes) -> None:
         """Send to the client; what it does not take is kept, and the backend is not read until it is gone."""
+        raise NotImplementedError
+
+    def write_pipe(self, pipe: Pipe, size: int) -> bool:
+        """As write(), of `size` bytes in a pipe. False if it keeps the pipe."""
+        raise NotImplementedError
+
+    def answer_whole(self, head: ResponseHead, data: bytes, body: int) -> bool:
+        """The answer to a plain request, in one piece; False if its head takes more than the short way."""
         raise NotImplementedError
 
     def next_request(self) -> None:

@@ -23,6 +23,7 @@ from socket import SocketType
 
 import trio
 
+from lbproxy.dataplane.pipes import Pipes
 from lbproxy.dataplane.timers import TICK, Timers
 
 IN = select.EPOLLIN
@@ -53,6 +54,7 @@ class Reactor:
         "_ticking",
         "handlers",
         "internal_errors",
+        "pipes",
         "second",
         "timers",
     )
@@ -63,6 +65,7 @@ class Reactor:
         self.timers = Timers(time.monotonic(), self._bug)
         self.second = int(self.timers.now)  # whole seconds: nginx's clock for fail_timeout
         self.internal_errors = 0
+        self.pipes = Pipes()  # what one worker has of them
         self._closing: list[SocketType] = []
         self._again: list[tuple[Handler, int]] = []
         self._at_end: list[Callable[[], None]] = []
@@ -98,6 +101,7 @@ class Reactor:
     def close_all(self) -> None:
         """Close the epoll. The sockets belong to their connections."""
         self._end_batch()
+        self.pipes.close()
         self._epoll.close()
 
     async def run(self) -> None:

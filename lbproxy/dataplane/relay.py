@@ -16,11 +16,13 @@ from socket import SocketType
 
 from lbproxy.core.pool import Peer, Selection
 from lbproxy.core.termination import Termination
+from lbproxy.dataplane.pipes import ENOUGH, IN_PIPE, Pipe
 from lbproxy.dataplane.reactor import ERR, IN, OUT, RDHUP, Reactor
 from lbproxy.dataplane.sockets import pending_error, reset_on_close
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
 CHUNK = 65536  # bytes per recv(): the largest that costs one allocation from malloc's arena, not an mmap
+BULK = 2  # full chunks in a row that make it bulk, for pipes.py
 TURNS = 16  # full chunks one direction may move before others get a turn
 QUARTERS = 4  # an idle timeout is looked at four times: it fires after 1 to 1.25 times its value
 
@@ -28,7 +30,7 @@ QUARTERS = 4  # an idle timeout is looked at four times: it fires after 1 to 1.2
 class Half:
     """One side of a relay: its socket, and what is still to be sent to it."""
 
-    __slots__ = ("bytes_read", "eof", "other", "pending", "recv", "relay", "send", "shut", "sock")
+    __slots__ = ("bulk", "bytes_read", "eof", "other", "pending", "pipe", "recv", "relay", "send", "shut", "sock")
 
     def __init__(self, relay: Relay, sock: SocketType) -> None:
         self.relay = relay
@@ -36,7 +38,9 @@ class Half:
         self.recv = sock.recv
         self.send = sock.send
         self.other: Half = self  # set by Relay.join
-        self.pending = b""
+        self.pending = b""  # to be sent to it; IN_PIPE if that is in `pipe`
+        self.pipe: Pipe | None = None
+        self.bulk = False  # its last reads brought so much that the next one starts with a pipe
         self.bytes_read = 0
         self.eof = False  # it has sent FIN
         self.shut = False  # we have sent FIN to it
@@ -56,7 +60,9 @@ class Half:
                 self._fail(self, pending_error(self.sock))
             return
         recv, send = self.recv, other.send
-        for _ in range(TURNS):
+        for turn in range(TURNS):
+            if (self.bulk or turn == BULK) and self._splice(events):
+                return
             try:
                 data = recv(CHUNK)
             except BlockingIOError:
@@ -83,6 +89,43 @@ class Half:
                 return
         self.relay.reactor.again(self.resume)
 
+    def _splice(self, events: int) -> bool:
+        """Go on as pump(), by a pipe, while there is much to read; False if copying has to go on."""
+        relay, other = self.relay, self.other
+        pipes = relay.reactor.pipes
+        pipe = pipes.take()
+        if pipe is None:
+            return False
+        self.bulk = True
+        from_fd, to_fd = self.sock.fileno(), other.sock.fileno()
+        who = self
+        try:
+            for _ in range(TURNS):
+                who = self
+                got = pipe.fill(from_fd)
+                if not got:
+                    self.on_eof()
+                    return True
+                self.bytes_read += got
+                who = other
+                if not pipe.drain(to_fd):
+                    other.pending, other.pipe = IN_PIPE, pipe
+                    pipe = None
+                    return True
+                if got < ENOUGH:
+                    self.bulk = False
+                    return not events & RDHUP
+            relay.reactor.again(self.resume)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            self._fail(who, error.errno)
+            return True
+        finally:
+            if pipe is not None:
+                pipes.give(pipe)
+        return True
+
     def resume(self, _events: int = IN) -> None:
         """Read on after a pause. A FIN may have come meanwhile, and its event is gone: look for it."""
         self.pump(IN | RDHUP)
@@ -90,7 +133,13 @@ class Half:
     def flush(self) -> None:
         """Send what is pending; when all is gone, go on reading from the other side."""
         try:
-            sent = self.send(self.pending)
+            if self.pipe is not None:
+                if not self.pipe.drain(self.sock.fileno()):
+                    return
+                self.release_pipe()
+                sent = len(IN_PIPE)
+            else:
+                sent = self.send(self.pending)
         except BlockingIOError:
             return
         except OSError as error:
@@ -103,6 +152,11 @@ class Half:
             self.shut_down()
         else:
             self.other.resume()
+
+    def release_pipe(self) -> None:
+        if self.pipe is not None:
+            self.relay.reactor.pipes.give(self.pipe)
+            self.pipe = None
 
     def on_eof(self) -> None:
         self.eof = True
@@ -216,6 +270,8 @@ class Relay:
         reactor.close(self.backend.sock)
         self.client.eof = self.backend.eof = True  # a resumed pump finds nothing to do
         self.client.pending = self.backend.pending = b""
+        self.client.release_pipe()
+        self.backend.release_pipe()
         self.on_end(termination)
 
     def on_bug(self) -> None:

@@ -8,6 +8,7 @@ Pure: bytes in, bytes out. In the order in which they are needed:
 - `WatchBody(stream).feed(data)`: chunks in, chunks of whole events out;
 - when the backend is gone and `stream.resume_from` is not None: `request.resumed_target(version, elapsed)` for another
   backend, `judge_resumption` for its answer, `WatchBody.resume` if that is GO_ON, and `feed` again;
+- if that makes `stream.refused` true, the next backend; if none is left, `WatchBody.give_in` and LAST_CHUNK;
 - where a stream cannot or need not go on, `stream.can_end` says whether LAST_CHUNK is an end that clients bear well.
 
 `progress.py` says when a version is safe to resume from, and why.

@@ -61,6 +61,10 @@ class WatchBody:
         self._between = True
         self.end = -1
 
+    def give_in(self) -> bytes:
+        """No backend goes on with a refused stream: what is to be sent before LAST_CHUNK."""
+        return self._frame(self.stream.give_in())
+
     def _are_events(self, data: bytes) -> bool:
         """Whether `data` is whole chunks with an event in each, as in a burst; they are noted then."""
         stream, pos, before = self.stream, 0, 0
@@ -81,12 +85,15 @@ class WatchBody:
         self.end = self._walk.feed(data, pos, pieces)
         self._between = self._walk.is_between_chunks()
         ready = self.stream.feed(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if self.end >= 0:
+        if self.end >= 0 and not self.stream.refused:
             # A backend that ends its response within an event has said so, and it is not for us to hide it.
             ready += self.stream.release()
-        if not self._framed or not ready:
-            return ready
-        return b"%x\r\n%b\r\n" % (len(ready), ready)
+        return self._frame(ready)
+
+    def _frame(self, data: bytes) -> bytes:
+        if not self._framed or not data:
+            return data
+        return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class _Walk(ChunkedWalk):

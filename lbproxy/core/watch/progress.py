@@ -19,6 +19,11 @@ may begin with something else:
   watch is not resumed (`ENDING`).
 - what cannot be read as events is passed on as it comes, and never resumed (`LOST`).
 
+After a resumption the first event decides (`RESUMED`). If it is an ERROR, another backend may still know better: an
+apiserver that has restarted lately says 410 of every version from before, one that has not remembers it. So that
+ERROR is held back (`REFUSED`) until another backend has been found, or none is left to ask. What cannot be read is
+not for the client of a response that was read well so far (`FOREIGN`).
+
 The server does not send again what it was told to start after, so nothing is filtered after a resumption: an event
 dropped by mistake is a gap that no client would ever notice. A backend whose cache lags does no harm either: it sends
 the events after N when it gets them.
@@ -32,11 +37,14 @@ INITIAL_END = "k8s.io/initial-events-end"  # "true" as annotation of the BOOKMAR
 
 
 class Phase(Enum):
-    """Where a stream is. Only in ORDERED the last version says what the client has."""
+    """Where a stream is. It has a version to go on from in ORDERED and in the three that follow a resumption."""
 
     UNORDERED = "unordered"
     MARKED = "marked"
     ORDERED = "ordered"
+    RESUMED = "resumed"
+    REFUSED = "refused"
+    FOREIGN = "foreign"
     ENDING = "ending"
     LOST = "lost"
 
@@ -54,23 +62,22 @@ class Progress:
 
     def saw(self, kind: bytes, version: bytes | None, *, marked: bool = False) -> None:
         """Another whole event: its type, its version if that could be read, whether it is the initial part's end."""
-        self.events += 1
         phase = self._phase
-        if phase is Phase.LOST or phase is Phase.ENDING:
+        if kind == b"ERROR" and phase is Phase.RESUMED:
+            self._phase = phase = Phase.REFUSED
+        if phase is Phase.REFUSED:
             return
+        self.events += 1
         if kind == b"ERROR":
-            self._phase = Phase.ENDING
-            self._version = None
+            self._phase, self._version = Phase.ENDING, None
             return
-        if phase is Phase.MARKED:
-            if not marked:
-                return
+        if phase is Phase.MARKED and not marked:
+            return
+        if phase is Phase.UNORDERED and kind == b"ADDED":
+            return
+        if phase is not Phase.ENDING:
             self._phase = Phase.ORDERED
-        elif phase is Phase.UNORDERED:
-            if kind == b"ADDED":
-                return
-            self._phase = Phase.ORDERED
-        self.advance(version)
+            self.advance(version)
 
     def advance(self, version: bytes | None) -> None:
         """An event in order. Apiservers before 1.10 sent DELETED with an old version: what was known is kept."""
@@ -84,5 +91,8 @@ class Progress:
         self._version = self._latest
 
     def lose(self) -> None:
-        self._phase = Phase.LOST
-        self._version = None
+        """What came is no event."""
+        if self._phase is Phase.RESUMED:
+            self._phase = Phase.FOREIGN
+        else:
+            self._phase, self._version = Phase.LOST, None

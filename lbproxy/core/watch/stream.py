@@ -16,6 +16,9 @@ QUIET = 5.0
 MAX_UNREAD = 2048
 """Bytes of a last event that is kept to be read when it is needed, instead of being read at once."""
 
+_KEPT_BACK = (Phase.REFUSED, Phase.FOREIGN)
+_SETTLED = (Phase.LOST, *_KEPT_BACK)  # what comes does not matter any more
+
 
 class WatchStream(Progress):
     """One watch, from the client's point of view: through however many backends it comes.
@@ -44,14 +47,15 @@ class WatchStream(Progress):
                 return data
             whole = self.scan(data, 0, end)
             return data if whole == end else data[:whole]
+        if self.refused:
+            return b""
         held = self._held
         held += data
         whole = self._scan(held, 0, len(held))
+        whole = self._forwardable(0, whole, len(held))
         ready = bytes(held[:whole])
         del held[:whole]
-        if len(held) > MAX_EVENT:
-            self.lose()
-        return ready + self.release() if self.lost else ready
+        return ready
 
     def take(self, data: bytes, pos: int, end: int) -> bool:
         """Whether data[pos:end] is one event in order, and is remembered as such; False leaves it to `scan`."""
@@ -76,13 +80,10 @@ class WatchStream(Progress):
         """
         if self._unread:
             self._read()
-        if self._phase is Phase.LOST:
-            return end
+        if self._phase in _SETTLED:
+            return end if self._phase is Phase.LOST else pos
         self._searched = 0
-        whole = self._scan(data, pos, end)
-        if end - whole > MAX_EVENT:
-            self.lose()
-            return end
+        whole = self._forwardable(pos, self._scan(data, pos, end), end)
         if whole != end:
             self._held += data[whole:end]
         return whole
@@ -107,9 +108,14 @@ class WatchStream(Progress):
         return self.phase is Phase.LOST
 
     @property
+    def refused(self) -> bool:
+        """Whether the last backend that was to go on did not: ask another one, or else forward what `give_in` gives."""
+        return self._phase in _KEPT_BACK
+
+    @property
     def at_boundary(self) -> bool:
         """Whether the client has whole events and nothing else."""
-        return not self._held and not self.lost
+        return self.refused or not (self._held or self.lost)
 
     @property
     def held(self) -> int:
@@ -132,6 +138,21 @@ class WatchStream(Progress):
         if self.resume_from is None:
             raise ValueError("there is no version to resume from")
         self.release()
+        self._phase = Phase.RESUMED
+
+    def give_in(self) -> bytes:
+        """No backend goes on with a refused stream: what the client is to get before its response ends.
+
+        That is the last backend's ERROR event, or nothing if what it sent was no event.
+        """
+        if self._phase is Phase.REFUSED:
+            self.events += 1
+            refusal = self.release()
+        else:
+            self.release()
+            refusal = b""
+        self._phase, self._version = Phase.ENDING, None
+        return refusal
 
     def release(self) -> bytes:
         """Give up what is held: the bytes of an event that is not whole."""
@@ -144,6 +165,14 @@ class WatchStream(Progress):
         data, self._unread = self._unread, b""
         self.events -= 1  # it is counted again
         self._scan(data, self._unread_pos, self._unread_end)
+
+    def _forwardable(self, pos: int, whole: int, end: int) -> int:
+        """What of the whole events up to `whole` may leave, and of the rest."""
+        if end - whole > MAX_EVENT:
+            self.lose()
+        if self._phase in _KEPT_BACK:
+            return pos
+        return end if self._phase is Phase.LOST else whole
 
     def _scan(self, data: bytes | bytearray, pos: int, end: int) -> int:
         """Note the whole events in data[pos:end]; the offset behind the last one."""

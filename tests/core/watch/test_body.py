@@ -157,3 +157,29 @@ def test_a_lost_stream_is_passed_on() -> None:
     assert (body.stream.lost, body.stream.resume_from) == (True, None)
     with pytest.raises(ValueError, match="no version"):
         body.resume()
+
+
+@pytest.mark.parametrize("framed", [True, False])
+def test_a_refusal_is_held_back_until_nobody_is_left_to_ask(framed: bool) -> None:
+    body = WatchBody(JsonStream(Phase.ORDERED, b"5"), framed=framed)
+    error = event(7).replace(b"ADDED", b"ERROR")
+    for data in (chunk(error), chunk(error) + LAST_CHUNK, chunk(error + event(8)) + LAST_CHUNK):
+        body.resume()
+        assert body.feed(data) == b""
+        assert (body.stream.refused, body.end >= 0) == (True, data.endswith(LAST_CHUNK))
+    body.resume()
+    body.feed(chunk(error)[:20])
+    assert body.feed(chunk(error)[20:] + LAST_CHUNK) == b""
+    assert body.give_in() == (chunk(error) if framed else error)
+    assert body.stream.resume_from is None
+
+
+def test_after_a_resumption_the_first_event_is_read_and_others_are_quick_again() -> None:
+    body = WatchBody(JsonStream(Phase.ORDERED, b"5"))
+    body.resume()
+    assert body.feed(chunk(event(6))) == chunk(event(6))
+    later = chunk(event(7))
+    assert body.feed(later) is later
+    error = chunk(event(8).replace(b"ADDED", b"ERROR"))
+    assert body.feed(error) == error
+    assert (body.stream.refused, body.stream.resume_from) == (False, None)

@@ -34,7 +34,7 @@ def head(status: int, lines: bytes) -> bytes:
         (403, JSON, Answer.END),
         (404, JSON, Answer.ELSEWHERE),
         (406, JSON, Answer.ELSEWHERE),
-        (410, JSON, Answer.END),
+        (410, JSON, Answer.ELSEWHERE),
         (422, JSON, Answer.END),
         (429, JSON + b"Retry-After: 1\r\n", Answer.ELSEWHERE),
         (500, JSON, Answer.ELSEWHERE),

@@ -83,7 +83,10 @@ def test_cut_anywhere_and_resumed_nothing_is_missed_or_doubled(recording: Record
         resumable += 1
         stream.resume()
         after = boundaries[versions.index(stream.resume_from, stream.events)]
-        assert forwarded + stream.feed(recording.body[after:]) == recording.body
+        forwarded += stream.feed(recording.body[after:])
+        if stream.refused:
+            forwarded += stream.give_in()
+        assert forwarded == recording.body
         assert stream.events == len(recording.events)
         assert stream.resume_from == versions[-1]
     assert bool(resumable) == ("expired" not in recording.name or recording.versions()[0] is not None)
@@ -137,3 +140,49 @@ def test_where_a_response_may_be_ended(
     stream.feed(b'{"type":"ADDED","object":{"metadata":{"resourceVersion":"7"}}}\n' * events + b"{" * partial)
     assert stream.phase is phase
     assert stream.can_end(age, quiet) is may
+
+
+EXPIRED = [recording for recording in RECORDINGS if recording.name.endswith("-expired")]
+
+
+@pytest.mark.parametrize("recording", EXPIRED, ids=lambda recording: recording.name)
+@pytest.mark.parametrize("step", [1, 50, 10_000])
+def test_the_first_backend_to_go_on_says_that_the_version_has_expired(recording: Recording, step: int) -> None:
+    """The next one may remember it."""
+    encoding = recording.name.removesuffix("-expired")
+    good = next(recording for recording in RECORDINGS if recording.name == encoding)
+    pieces = [recording.body[at : at + step] for at in range(0, len(recording.body), step)]
+    boundaries = boundaries_of(good)
+    versions = good.versions()
+    for events in range(len(boundaries)):
+        stream = open_recording(good)
+        assert stream.feed(good.body[: boundaries[events]]) == good.body[: boundaries[events]]
+        for _ in range(2):
+            stream.resume()
+            assert [stream.feed(piece) for piece in pieces] == [b""] * len(pieces)
+            assert (stream.refused, stream.at_boundary, stream.events) == (True, True, events)
+            assert (stream.resume_from, stream.feed(b"{"), stream.lost) == (versions[events], b"", False)
+        stream.resume()
+        assert (stream.refused, stream.phase) == (False, Phase.RESUMED)
+        assert stream.feed(good.body[boundaries[events] :]) == good.body[boundaries[events] :]
+        assert (stream.events, stream.resume_from) == (len(good.events), versions[-1])
+        stream.resume()
+        stream.feed(recording.body)
+        assert stream.give_in() == recording.body
+        assert (stream.phase, stream.resume_from, stream.refused) == (Phase.ENDING, None, False)
+        assert (stream.events, stream.at_boundary) == (len(good.events) + 1, True)
+
+
+@pytest.mark.parametrize("recording", RECORDINGS[:1] + EXPIRED, ids=lambda recording: recording.name)
+def test_a_backend_goes_on_with_what_is_no_event(recording: Recording) -> None:
+    stream = open_recording(recording)
+    version = stream.resume_from
+    stream.resume()
+    for data in (b"\xff\xff\xff\xff\n", b"more", recording.body):
+        assert stream.feed(data) == b""
+    assert (stream.phase, stream.refused, stream.at_boundary) == (Phase.FOREIGN, True, True)
+    assert stream.resume_from == version
+    stream.resume()
+    assert stream.feed(b"\xff\xff\xff\xff\n") == b""
+    assert stream.give_in() == b""
+    assert (stream.phase, stream.resume_from) == (Phase.ENDING, None)

@@ -53,16 +53,21 @@ class WatchStream(Progress):
         held += data
         whole = self._scan(held, 0, len(held))
         whole = self._forwardable(0, whole, len(held))
+        if whole == len(held):
+            return self.release()
         ready = bytes(held[:whole])
         del held[:whole]
         return ready
 
     def take(self, data: bytes, pos: int, end: int) -> bool:
         """Whether data[pos:end] is one event in order, and is remembered as such; False leaves it to `scan`."""
-        if len(data) > MAX_UNREAD or not self.is_event(data, pos, end):
+        if not self.is_event(data, pos, end):
             return False
-        self.events += 1
-        self._unread, self._unread_pos, self._unread_end = data, pos, end
+        if len(data) > MAX_UNREAD:
+            self.scan(data, pos, end)
+        else:
+            self.events += 1
+            self._unread, self._unread_pos, self._unread_end = data, pos, end
         return True
 
     def is_event(self, data: bytes, pos: int, end: int) -> bool:

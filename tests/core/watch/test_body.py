@@ -142,6 +142,15 @@ def test_what_is_no_chunk_leaves_the_stream_as_it_was(bad: bytes) -> None:
     assert body.feed(chunk(event(3))) == chunk(event(3))
 
 
+def test_what_looks_like_a_whole_chunk_within_another_one() -> None:
+    body = WatchBody(JsonStream(Phase.ORDERED, b"1"))
+    assert body.feed(b"1") == b""
+    inner = chunk(event(2))
+    assert len(b"%x" % len(event(2))) == 2
+    assert body.feed(inner) == chunk(event(2) + b"\r\n")
+    assert body.feed(inner) == chunk(inner)
+
+
 def test_a_backend_that_ends_within_an_event_is_passed_on() -> None:
     body = WatchBody(JsonStream(Phase.ORDERED, b"1"))
     assert body.feed(chunk(b'{"type":')) == b""

@@ -254,14 +254,6 @@ def test_a_watch_list_can_be_resumed_after_its_mark(table: bool) -> None:
     assert (stream.phase, stream.resume_from, stream.can_end(99, 0)) == (Phase.ORDERED, b"12", True)
 
 
-def test_versions_never_go_back() -> None:
-    """Apiservers before 1.10 sent DELETED with the version of the last write before."""
-    stream = JsonStream(Phase.ORDERED, b"99")
-    for version, resume_from in (("100", b"100"), ("98", b"100"), ("101", b"101"), ("99", b"101")):
-        stream.feed(encode({"type": "DELETED", "object": {"metadata": {"resourceVersion": version}}}))
-        assert stream.resume_from == resume_from
-
-
 def test_an_event_without_a_version_is_not_resumed_from_until_the_next() -> None:
     stream = JsonStream(Phase.ORDERED, b"5")
     stream.feed(encode({"type": "ADDED", "object": {"metadata": {"resourceVersion": "7/x"}}}))

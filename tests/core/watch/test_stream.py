@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import pytest
 
@@ -54,7 +54,7 @@ def test_byte_by_byte_each_event_leaves_with_its_last_byte(recording: Recording)
 def test_event_by_event_as_they_nearly_always_come(recording: Recording) -> None:
     stream = open_recording(recording)
     versions = recording.versions()
-    for number, (start, end) in enumerate(zip(boundaries := boundaries_of(recording), boundaries[1:], strict=False), 1):
+    for number, (start, end) in enumerate(pairwise(boundaries_of(recording)), 1):
         data = recording.body[start:end]
         assert stream.feed(data) is data
         if number % 2:  # so that others are replaced before they are read
@@ -140,6 +140,38 @@ def test_where_a_response_may_be_ended(
     stream.feed(b'{"type":"ADDED","object":{"metadata":{"resourceVersion":"7"}}}\n' * events + b"{" * partial)
     assert stream.phase is phase
     assert stream.can_end(age, quiet) is may
+
+
+def one_by_one(recording: Recording) -> list[bytes]:
+    boundaries = boundaries_of(recording)
+    return [recording.body[start:end] for start, end in pairwise(boundaries)]
+
+
+@pytest.mark.parametrize("name", ["json", "table", "custom", "protobuf", "cbor"])
+def test_versions_never_go_back(name: str) -> None:
+    """Apiservers before 1.10 sent DELETED with the version of the last write before."""
+    recording = next(recording for recording in RECORDINGS if recording.name == name)
+    events = one_by_one(recording)
+    last = recording.versions()[-1]
+    stream = open_recording(recording)
+    stream.feed(recording.body)
+    for event in events[:-1]:
+        stream.feed(event)
+        assert stream.resume_from == last
+    stream.resume()
+    stream.feed(events[0])
+    assert stream.resume_from == last
+
+
+@pytest.mark.parametrize("name", ["json", "protobuf", "cbor"])
+def test_an_error_that_has_not_been_read_yet_counts(name: str) -> None:
+    recordings = {recording.name: recording for recording in RECORDINGS}
+    stream = open_recording(recordings[name])
+    error = recordings[f"{name}-expired"].body
+    assert stream.feed(error) is error
+    stream.feed(recordings[name].body)
+    assert (stream.phase, stream.resume_from) == (Phase.ENDING, None)
+    assert stream.events == 1 + len(recordings[name].events)
 
 
 EXPIRED = [recording for recording in RECORDINGS if recording.name.endswith("-expired")]

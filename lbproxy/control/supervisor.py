@@ -16,6 +16,7 @@ import trio
 
 from lbproxy.admin import totals
 from lbproxy.admin.log import EventLog, LinePump, Output
+from lbproxy.control.board_file import BoardFile
 from lbproxy.core import messages
 from lbproxy.core.config import Config
 
@@ -57,6 +58,7 @@ class Worker:
         self.stream = trio.socket.from_stdlib_socket(channel)
         self._channel = channel
         self._asked: trio.Event | None = None
+        self.place: messages.Place | None = None
         self.behind = False  # it was stuck, its channel was full, and it has missed something
 
     def send(self, message: messages.ToWorker) -> bool:
@@ -116,6 +118,7 @@ class Supervisor:
         self._current_health = current_health
         self._on_backend_failed = on_backend_failed
         self._retired = totals.empty(config)
+        self._board = BoardFile(config) if config.workers > 1 else None
         self._draining = False
         self._all_gone = trio.Event()
 
@@ -201,6 +204,10 @@ class Supervisor:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, messages.MAX_MESSAGE)
             ours.setblocking(False)
             passed = [theirs.fileno(), *(fd for listener in fds for fd in listener)]
+            place = None if self._board is None else self._board.take()
+            if place is not None:
+                passed.append(place.fd)
+                mine.callback(self._leave_board, place)
             log_read: int | None = None
             log_write: int | None = None
             if self._config.log.access is not None:
@@ -216,7 +223,8 @@ class Supervisor:
             process = await trio.lowlevel.open_process(command, pass_fds=passed, stdin=subprocess.DEVNULL)
             mine.pop_all()
         worker = Worker(number, process, ours, log_read, self._config)
-        worker.send(messages.Configure(self._config, fds, log_write, tuple(self._current_health())))
+        worker.place = place
+        worker.send(messages.Configure(self._config, fds, log_write, place, tuple(self._current_health())))
         self.workers.append(worker)
         if self._draining:  # since we began: it has missed the order
             process.kill()
@@ -242,6 +250,12 @@ class Supervisor:
             self.workers.remove(worker)
             totals.add(self._retired, worker.stats, gauges=False)
             worker.close()
+            if worker.place is not None:
+                self._leave_board(worker.place)
+
+    def _leave_board(self, place: messages.Place) -> None:
+        if self._board is not None:
+            self._board.give(place)
 
     async def _listen(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
         while True:

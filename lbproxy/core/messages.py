@@ -31,12 +31,22 @@ class SetHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A worker's row on the board that all share (core/board.py), which is the file `fd`."""
+
+    fd: int
+    row: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Configure:
     """The first message: everything a worker needs. `listen_fds[i]` are the inherited fds of `config.listeners[i]`."""
 
     config: Config
     listen_fds: tuple[tuple[int, ...], ...]
     access_log_fd: int | None  # a pipe to the control plane, or None with the access log off
+    place: Place | None = None  # None: it is the only worker
     health: tuple[SetHealth, ...] = ()  # what is known already: a worker must not begin by dialing the dead
 
 

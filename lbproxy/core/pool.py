@@ -16,6 +16,7 @@ from typing import Any
 
 from lbproxy.core.balance import PICKERS, Picker
 from lbproxy.core.balance.round_robin import RoundRobin
+from lbproxy.core.board import Board
 from lbproxy.core.config import AllDown, Backend, BackendState
 from lbproxy.core.config import Pool as PoolConfig
 from lbproxy.core.health import Health
@@ -36,6 +37,7 @@ class Peer:
         "current_weight",
         "dialled",
         "effective_weight",
+        "elsewhere",
         "fail_timeout",
         "fails",
         "health",
@@ -60,6 +62,7 @@ class Peer:
         self.max_fails = config.max_fails
         self.fail_timeout = int(config.fail_timeout)
         self.conns = 0
+        self.elsewhere = 0  # connections of other workers, as of the last pick; only where picks depend on it
         self.fails = 0
         self.effective_weight = config.weight
         self.current_weight = 0
@@ -78,7 +81,7 @@ class Peer:
             not tried & self.bit
             and self.usable
             and not (self.max_fails and self.fails >= self.max_fails and now - self.checked <= self.fail_timeout)
-            and not (self.max_connections and self.conns >= self.max_connections)
+            and not (self.max_connections and self.conns + self.elsewhere >= self.max_connections)
         )
 
 
@@ -97,9 +100,11 @@ class Pool:
     """The peers, and the algorithm bound once."""
 
     __slots__ = (
+        "_column",
         "_round_robin",
         "ahead",
         "backup",
+        "board",
         "config",
         "name",
         "peers",
@@ -120,12 +125,28 @@ class Pool:
         self.backup = Tier(backups, single=False) if backups else None
         self.tries = config.retry.tries or len(self.peers)  # of one walk
         self.picker: Picker = PICKERS[config.balance.algorithm](self)
+        self.board: Board | None = None  # where other workers' connections are read from, if picks depend on them
+        self._column = 0
         self.ahead: list[Peer] = []  # round robin's next picks, last one first, while they are foreseeable
         self._round_robin = self.picker if isinstance(self.picker, RoundRobin) else None
 
     def select(self, client: str = "", key: bytes = b"") -> Selection:
         """Begin the walk of one connection or request; `client` is its IP address as text, `key` what is hashed."""
         return Selection(self, client, key)
+
+    def share(self, board: Board, column: int) -> None:
+        """Count with the other workers; `column` is the first backend's."""
+        self.board = board
+        self._column = column
+
+    def look_elsewhere(self, board: Board) -> None:
+        """See how many connections other workers have."""
+        for peer in self.peers:
+            peer.elsewhere = board.elsewhere(self._column + peer.index)
+
+    def tell(self, board: Board, peer: Peer) -> None:
+        """Let the others see ours."""
+        board.put(self._column + peer.index, peer.conns)
 
     def look_ahead(self) -> bool:
         """Fill `ahead`, if the next first picks of walks are foreseeable."""
@@ -191,6 +212,9 @@ class Selection:
         elif self.tries <= 0:
             return None
         pool.rewind()
+        board = pool.board
+        if board is not None:
+            pool.look_elsewhere(board)
         peer = pool.picker.pick(self, now)
         if peer is None:
             peer = self._beyond(now)
@@ -198,6 +222,8 @@ class Selection:
                 return None
         self.tried |= peer.bit
         peer.conns += 1
+        if board is not None:
+            pool.tell(board, peer)
         if now - peer.checked > peer.fail_timeout:
             peer.checked = now
         return peer
@@ -225,6 +251,9 @@ class Selection:
         """The try is over, without a verdict."""
         peer.conns -= 1
         self.tries -= 1
+        board = self.pool.board
+        if board is not None:
+            self.pool.tell(board, peer)
 
     def _beyond(self, now: int) -> Peer | None:
         """The primary tier has nobody: the backup tier, for the rest of this walk, then the last resort."""
@@ -243,7 +272,7 @@ class Selection:
             if (
                 self.tried & peer.bit
                 or peer.state is not BackendState.READY
-                or (peer.max_connections and peer.conns >= peer.max_connections)
+                or (peer.max_connections and peer.conns + peer.elsewhere >= peer.max_connections)
             ):
                 continue
             if best is None or _hope(peer) < _hope(best):
@@ -255,4 +284,4 @@ _RANK = {Health.UP: 0, Health.UNKNOWN: 0, Health.NOT_READY: 1, Health.DOWN: 2}
 
 
 def _hope(peer: Peer) -> tuple[int, int, int]:
-    return _RANK[peer.health], peer.accessed, peer.conns
+    return _RANK[peer.health], peer.accessed, peer.conns + peer.elsewhere

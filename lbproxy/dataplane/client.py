@@ -46,7 +46,7 @@ class HttpConnection(PlainExchange):
         self._hung_up = False  # the client has sent FIN
         listener.timers.arm(self, listener.timeouts.request_header)
         listener.reactor.add(sock.fileno(), self.on_event)
-        listener.connections.add(self)
+        listener.enter(self)
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -380,4 +380,4 @@ class HttpConnection(PlainExchange):
             self.listener.reactor.pipes.give(self._pipe)
             self._pipe = None
         self.listener.reactor.close(self.sock)
-        self.listener.connections.discard(self)
+        self.listener.leave(self)

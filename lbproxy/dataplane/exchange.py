@@ -196,8 +196,8 @@ class Exchange(RequestBody):
             assert self.peer is not None
             self.peer.stats.long_streams += 1
         relay = UpgradedRelay(self, sock)
-        self.listener.connections.discard(self)
-        self.listener.connections.add(relay)
+        self.listener.leave(self)
+        self.listener.enter(relay)
         self.phase = CLOSED
         relay.start(to_client, to_backend + self._in)
         self._in = b""

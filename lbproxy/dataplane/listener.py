@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
-import select
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+from lbproxy.core.board import Board
 from lbproxy.core.config import Config
 from lbproxy.core.config import Listener as ListenerConfig
 from lbproxy.core.messages import ListenerStats
@@ -22,6 +22,8 @@ from lbproxy.dataplane.sockets import accept, reset_on_close, set_options
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
 BURST = 64  # accepts per event; the rest raise the level-triggered event again
+SLACK = 8  # connections, and a quarter: what a worker may have more than another
+STAND_BACK = 0.001  # seconds; shorter than the reactor's LINGER, so that a wait without events is long enough
 PAUSE = 0.5  # seconds without accepting after running out of file descriptors, as nginx
 NORMAL = Termination.NORMAL
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -43,9 +45,13 @@ class Listener:
     """One configured listener in one worker. `make(listener, sock, ip, port)` starts a connection."""
 
     __slots__ = (
+        "_board",
+        "_column",
         "_make",
         "_paused",
+        "_resume_at",
         "_sockets",
+        "_takes_all",
         "accept_paused",
         "access",
         "answered",
@@ -82,6 +88,8 @@ class Listener:
         access: AccessLog | None,
         report: Report,
         max_connections: int,
+        board: Board | None,
+        column: int,
         make: Callable[[Listener, socket.SocketType, str, int], Connection],
     ) -> None:
         self.config = config
@@ -94,6 +102,10 @@ class Listener:
         self.dialer = Dialer(reactor, full_config.tcp.backend, config.timeouts, pool.config.retry.deadline, report)
         self.repeatable = frozenset(pool.config.retry.methods)
         self.max_connections = max_connections
+        self._board = board  # None: there is no other worker
+        self._column = column
+        self._resume_at = 0.0
+        self._takes_all = False  # it stood back, and nobody else has taken what there was
         self.timeouts = config.timeouts
         self.stats = ListenerStats()
         self.connections: set[Connection] = set()
@@ -105,7 +117,9 @@ class Listener:
         self.failed_requests = 0  # all others
         self.no_backend = 0  # picks that found nobody
         self.key = pool.config.balance.key  # remote_addr, uri, host, header:NAME or ""
-        self.heads = Heads(full_config.http, self.key, self.repeatable)
+        # Where other workers look at each count, requests take the long way, which tells them.
+        plain = frozenset() if pool.board is not None else self.repeatable
+        self.heads = Heads(full_config.http, self.key, plain)
         self.deadline = NEVER
         self.filed = UNFILED
         self.label = f'"listener":"{config.name}","pool":"{pool.name}"'
@@ -121,6 +135,7 @@ class Listener:
             set_options(sock, self.full_config.tcp.client)
             self._sockets.append(sock)
             self._watch(sock)
+        self._tell()
 
     def stop(self) -> None:
         """Accept no more, and let go of the listening sockets."""
@@ -129,7 +144,20 @@ class Listener:
             self.reactor.pause(sock.fileno())  # closing does not take it out of epoll while others have it open
             self.reactor.close(sock)
         self._sockets.clear()
+        self._tell()
         self.reactor.settle()
+
+    def enter(self, connection: Connection) -> None:
+        """One more."""
+        self.connections.add(connection)
+        if self._board is not None:
+            self._tell()
+
+    def leave(self, connection: Any) -> None:
+        """One less."""
+        self.connections.discard(connection)
+        if self._board is not None:
+            self._tell()
 
     def count_end(self, termination: Termination) -> None:
         """One more connection or request ended like this."""
@@ -151,15 +179,19 @@ class Listener:
     def on_timeout(self) -> None:
         """The pause is over."""
         self._paused = False
+        self._tell()
         for sock in self._sockets:
             self._watch(sock)
 
     def _watch(self, sock: socket.socket) -> None:
-        # Level-triggered and exclusive: one of the workers wakes for a connection, and none forgets one.
-        self.reactor.add(sock.fileno(), lambda _events: self._accept(sock), IN | select.EPOLLEXCLUSIVE)
+        # Level-triggered: nobody forgets a connection. Not EPOLLEXCLUSIVE: who is woken alone may stand back.
+        self.reactor.add(sock.fileno(), lambda _events: self._accept(sock), IN)
 
     def _accept(self, listening: socket.socket) -> None:
         stats = self.stats
+        if self._board is not None and self._has_its_share():
+            self._stand_back()
+            return
         for _ in range(BURST):
             try:
                 sock, address = accept(listening)
@@ -170,7 +202,7 @@ class Listener:
                     self._pause(error)
                     return
                 continue  # ECONNABORTED and network errors of the connection itself: accept(2)
-            if len(self.connections) >= self.max_connections:
+            if self._is_full():
                 stats.refused += 1
                 self.count_end(Termination.LIMIT)
                 reset_on_close(sock)
@@ -180,10 +212,51 @@ class Listener:
             ip, port = (address[0], address[1]) if address else ("", 0)
             self._make(self, sock, ip, port)  # it adds itself to `connections`, and may be over by now
 
+    def _is_full(self) -> bool:
+        elsewhere = 0
+        if self._board is not None and self.config.max_connections:  # else the limit is this process's descriptors
+            elsewhere = self._board.elsewhere(self._column)
+        return len(self.connections) + elsewhere >= self.max_connections
+
+    def _tell(self) -> None:
+        """Let the other workers know how many connections this one has, and whether it takes more."""
+        if self._board is not None:
+            count = len(self.connections)
+            accepting = self._sockets and not self._paused
+            self._board.put(self._column, count if accepting else ~count)
+
+    def _has_its_share(self) -> bool:
+        """Has this worker so many more connections than another that the next ones should be that one's?
+
+        The kernel wakes every worker that waits, and who comes first is often the same one: long connections would
+        pile up on it. (nginx lives with that, or with accept_mutex.)
+        """
+        takes_all, self._takes_all = self._takes_all, False
+        if takes_all or self._board is None:
+            return False
+        least = self._board.least(self._column)
+        return least >= 0 and len(self.connections) > least + least // 4 + SLACK
+
+    def _stand_back(self) -> None:
+        """Leave what is in the queue to others for a moment; then take what they have left, should they be stuck."""
+        self._resume_at = self.timers.now + STAND_BACK
+        for sock in self._sockets:
+            self.reactor.pause(sock.fileno())
+        self.reactor.after_next_wait(self._resume)
+
+    def _resume(self) -> None:
+        if self.timers.now < self._resume_at:
+            self.reactor.after_next_wait(self._resume)
+        elif not self._paused:
+            self._takes_all = True
+            for sock in self._sockets:
+                self._watch(sock)
+
     def _pause(self, error: OSError) -> None:
         self.accept_paused += 1
         if not self._paused:
             self._paused = True
+            self._tell()
             log.warning("%s: accepting pauses for %g s: %s", self.config.name, PAUSE, error.strerror)
             for sock in self._sockets:
                 self.reactor.pause(sock.fileno())

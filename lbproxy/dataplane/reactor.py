@@ -47,6 +47,7 @@ class Reactor:
     """Create it inside a trio run, add sockets, and keep `run()` running in one task."""
 
     __slots__ = (
+        "_after_wait",
         "_again",
         "_at_end",
         "_closing",
@@ -68,6 +69,7 @@ class Reactor:
         self.pipes = Pipes()  # what one worker has of them
         self._closing: list[SocketType] = []
         self._again: list[tuple[Handler, int]] = []
+        self._after_wait: list[Callable[[], None]] = []
         self._at_end: list[Callable[[], None]] = []
         self._ticking = trio.Event()
 
@@ -93,6 +95,10 @@ class Reactor:
     def at_batch_end(self, function: Callable[[], None]) -> None:
         """Call `function` once, when the events at hand have been handled."""
         self._at_end.append(function)
+
+    def after_next_wait(self, function: Callable[[], None]) -> None:
+        """Call `function` once, when the next wait for events has ended, by events or after LINGER."""
+        self._after_wait.append(function)
 
     def settle(self) -> None:
         """Close what was closed outside of a batch: the next batch may be long in coming."""
@@ -127,6 +133,10 @@ class Reactor:
             if now >= timers.due:
                 timers.turn(now)
                 self.second = int(now)
+            if self._after_wait:
+                functions, self._after_wait = self._after_wait, []
+                for function in functions:
+                    function()
             if not events and not self._again:
                 break
             for fd, event in events:
@@ -155,9 +165,9 @@ class Reactor:
                 self._bug(getattr(handler, "__self__", None))
 
     def _end_batch(self) -> None:
-        for function in self._at_end:
+        functions, self._at_end = self._at_end, []
+        for function in functions:
             function()
-        self._at_end.clear()
         for sock in self._closing:
             sock.close()
         self._closing.clear()

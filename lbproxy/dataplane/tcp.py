@@ -31,7 +31,7 @@ class TcpConnection(Relay):
         self._backend = ""
         self._started = listener.timers.now
         self.selection = listener.pool.select(ip, ip.encode())
-        listener.connections.add(self)  # before the dial: that may fail at once
+        listener.enter(self)  # before the dial: that may fail at once
         self._dial: Dial | None = Dial(listener.dialer, self.selection, self._on_connected, self._on_failed)
         self._dial.start()
 
@@ -84,7 +84,7 @@ class TcpConnection(Relay):
 
     def _account(self, event: str, termination: Termination, bytes_in: int, bytes_out: int) -> None:
         listener = self.listener
-        listener.connections.discard(self)
+        listener.leave(self)
         listener.count_end(termination)
         if listener.access is not None and listener.access.at_close:
             self._log(event, termination.value, bytes_in, bytes_out)

@@ -46,4 +46,4 @@ class UpgradedRelay(Relay):
 
     def on_end(self, termination: Termination) -> None:
         self._exchange.end_upgraded(self.client.bytes_read, self.backend.bytes_read, termination)
-        self._exchange.listener.connections.discard(self)
+        self._exchange.listener.leave(self)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import mmap
+import os
 import random
 import resource
 import signal
@@ -16,7 +18,7 @@ import sys
 
 import trio
 
-from lbproxy.core import messages
+from lbproxy.core import board, messages
 from lbproxy.core.config import Config, Mode
 from lbproxy.core.pool import Peer, Pool
 from lbproxy.core.termination import Termination
@@ -45,6 +47,11 @@ class Worker:
         if config.log.access is not None and configure.access_log_fd is not None:
             self._access = AccessLog(config.log.access, configure.access_log_fd, self._reactor)
         self._pools = {pool.name: Pool(pool, random.randrange) for pool in config.pools}
+        self._board = None if configure.place is None else _open_board(configure.place, config)
+        if self._board is not None:
+            for pool in config.pools:
+                if board.is_shared(pool):
+                    self._pools[pool.name].share(self._board, board.first_column(config, pool.name))
         for known in configure.health:
             self._set_health(known)
         self._reported: dict[int, float] = {}
@@ -141,6 +148,8 @@ class Worker:
             self._access,
             lambda peer, reason: self._report(pool, peer, reason),
             listener.max_connections or _fd_share(),
+            self._board,
+            index,
             make,
         )
 
@@ -173,6 +182,13 @@ class Worker:
             log_dropped=self._access.dropped if self._access is not None else 0,
             no_backend=no_backend,
         )
+
+
+def _open_board(place: messages.Place, config: Config) -> board.Board:
+    columns = board.width(config)
+    cells = memoryview(mmap.mmap(place.fd, place.rows * columns * board.CELL)).cast("i")
+    os.close(place.fd)
+    return board.Board(cells, columns, place.row)
 
 
 def _fd_share() -> int:

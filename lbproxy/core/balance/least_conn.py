@@ -22,21 +22,24 @@ class LeastConn:
             return self._round_robin.pick(selection, now)
         tried = selection.tried
         best: Peer | None = None
-        start = 0
+        start = least = 0
         many = False
         for index, peer in enumerate(tier.peers):
             if not peer.eligible(tried, now):
                 continue
-            if best is None or peer.conns * best.weight < best.conns * peer.weight:
-                best, start, many = peer, index, False
-            elif peer.conns * best.weight == best.conns * peer.weight:
+            load = peer.conns + peer.elsewhere
+            if best is None or load * best.weight < least * peer.weight:
+                best, start, least, many = peer, index, load, False
+            elif load * best.weight == least * peer.weight:
                 many = True
         if best is None:
             return None
         total = 0
         if many:
+            weight = best.weight
             for peer in tier.peers[start:]:
-                if not peer.eligible(tried, now) or peer.conns * best.weight != best.conns * peer.weight:
+                load = peer.conns + peer.elsewhere
+                if not peer.eligible(tried, now) or load * weight != least * peer.weight:
                     continue
                 peer.current_weight += peer.effective_weight
                 total += peer.effective_weight

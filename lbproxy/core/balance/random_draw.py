@@ -51,5 +51,6 @@ class RandomTwo:
             if first is None:
                 first = peer
                 continue
-            return first if peer.conns * first.weight > first.conns * peer.weight else peer
+            more = (peer.conns + peer.elsewhere) * first.weight > (first.conns + first.elsewhere) * peer.weight
+            return first if more else peer
         return self._round_robin.pick(selection, now)

@@ -78,7 +78,7 @@ class RoundRobin:
         if tier.single:
             # nginx ignores the failures of the only server there is
             peer = tier.peers[0]
-            full = peer.max_connections and peer.conns >= peer.max_connections
+            full = peer.max_connections and peer.conns + peer.elsewhere >= peer.max_connections
             return None if tried or full or not peer.usable else peer
         best: Peer | None = None
         total = most = 0
@@ -87,7 +87,7 @@ class RoundRobin:
                 continue
             if peer.fails and not peer.eligible(tried, now):
                 continue
-            if peer.max_connections and peer.conns >= peer.max_connections:
+            if peer.max_connections and peer.conns + peer.elsewhere >= peer.max_connections:
                 continue
             weight = peer.effective_weight
             peer.current_weight = current = peer.current_weight + weight

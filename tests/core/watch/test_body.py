@@ -8,7 +8,11 @@ from hypothesis import strategies as st
 
 from lbproxy.core.http1 import BadMessageError, ChunkedWalk
 from lbproxy.core.watch import LAST_CHUNK, Phase, WatchBody, open_watch, parse_watch_request
+from lbproxy.core.watch.cbor_events import CborStream
 from lbproxy.core.watch.json_events import JsonStream
+from lbproxy.core.watch.protobuf_events import ProtobufStream
+from lbproxy.core.watch.stream import WatchStream
+from tests.core.watch import cbor, protobuf
 from tests.core.watch.recorded import RECORDINGS, Recording
 
 
@@ -149,6 +153,33 @@ def test_what_looks_like_a_whole_chunk_within_another_one() -> None:
     assert len(b"%x" % len(event(2))) == 2
     assert body.feed(inner) == chunk(event(2) + b"\r\n")
     assert body.feed(inner) == chunk(inner)
+
+
+@pytest.mark.parametrize("encoding", ["json", "protobuf", "cbor"])
+def test_an_event_whose_second_half_looks_like_a_whole_one(encoding: str) -> None:
+    """As when Go's buffer was full in front of an embedded schema: `{"type":"string"}`."""
+    stream: WatchStream
+    match encoding:
+        case "json":
+            stream = JsonStream(Phase.ORDERED, b"1")
+            whole = event(2).replace(b'"data":', b'"data":{"type":"string"},"x":')
+            half = whole.index(b'{"type":"string"}')
+        case "protobuf":
+            stream = ProtobufStream(Phase.ORDERED, b"1")
+            inner = protobuf.frame(b"ADDED", protobuf.metadata(b"9"))
+            whole = protobuf.frame(b"ADDED", protobuf.metadata(b"2", {"x": "y"}), behind=inner)
+            half = len(whole) - len(inner)
+            assert whole.endswith(inner)
+        case _:
+            stream = CborStream(Phase.ORDERED, b"1")
+            body = {"metadata": {"resourceVersion": "2"}}
+            inner = cbor.encode({"type": "ADDED", "object": {"metadata": {"resourceVersion": "9"}}})
+            whole = cbor.encode({"type": "ADDED", "object": body, "x": 0})[:-1] + inner
+            half = len(whole) - len(inner)
+    watch = WatchBody(stream)
+    assert watch.feed(chunk(whole[:half])) == b""
+    assert watch.feed(chunk(whole[half:])) == chunk(whole)
+    assert (stream.events, stream.resume_from, stream.at_boundary) == (1, b"2", True)
 
 
 def test_a_backend_that_ends_within_an_event_is_passed_on() -> None:

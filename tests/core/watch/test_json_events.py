@@ -260,3 +260,13 @@ def test_an_event_without_a_version_is_not_resumed_from_until_the_next() -> None
     assert stream.resume_from is None
     stream.feed(encode({"type": "ADDED", "object": {"metadata": {"resourceVersion": "8"}}}))
     assert stream.resume_from == b"8"
+
+
+def test_an_unread_event_does_not_outlive_the_next_ones() -> None:
+    stream = JsonStream(Phase.ORDERED, b"5")
+    stream.feed(encode({"type": "ADDED", "object": {"metadata": {"resourceVersion": "7/x"}}}))
+    stream.feed(
+        encode({"type": "ADDED", "object": {"metadata": {"resourceVersion": "8"}}})
+        + encode({"type": "ADDED", "object": {"metadata": {"resourceVersion": "9"}}})
+    )
+    assert (stream.resume_from, stream.events) == (b"9", 3)

@@ -11,43 +11,8 @@ from hypothesis import strategies as st
 from lbproxy.core.watch import MAX_EVENT, Phase
 from lbproxy.core.watch.progress import INITIAL_END
 from lbproxy.core.watch.protobuf_events import ProtobufStream
+from tests.core.watch.protobuf import Fields, frame, message, metadata
 from tests.core.watch.recorded import RECORDINGS
-
-Fields = list[tuple[int, bytes | int]]
-
-
-def varint(value: int) -> bytes:
-    encoded = b""
-    while value >= 0x80:
-        encoded += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return encoded + bytes([value])
-
-
-def message(fields: Fields) -> bytes:
-    encoded = b""
-    for number, value in fields:
-        if isinstance(value, int):
-            encoded += varint(number << 3) + varint(value)
-        else:
-            encoded += varint(number << 3 | 2) + varint(len(value)) + value
-    return encoded
-
-
-def frame(kind: bytes, metadata: bytes | None, *, magic: bytes = b"k8s\x00", encoding: bytes = b"") -> bytes:
-    body: Fields = [(2, b"spec"), (3, 7)]
-    if metadata is not None:
-        body.insert(0, (1, metadata))
-    unknown = message([(1, message([(1, b"v1"), (2, b"Pod")])), (2, message(body)), (3, encoding), (4, b"")])
-    event = message([(1, kind), (2, message([(1, magic + unknown)]))])
-    return pack(">I", len(event)) + event
-
-
-def metadata(version: bytes, annotations: dict[str, str] | None = None) -> bytes:
-    entries: Fields = [
-        (12, message([(1, key.encode()), (2, value.encode())])) for key, value in (annotations or {}).items()
-    ]
-    return message([(1, b"name"), (2, b""), (3, b"default"), (4, b""), (5, b"x" * 36), (6, version), (7, 0), *entries])
 
 
 def general(data: bytes) -> bytes | None:

@@ -5,7 +5,7 @@ holds is so many more items to come. The apiserver (from 1.32, feature gate CBOR
 writes definite lengths only, strings as byte strings, maps in any order, and the tag for self-described CBOR in front
 of an event and of the object in it.
 
-Python 3.11: 0.15 µs an item, 8 µs for an event of 1 KB.
+Python 3.11: 0.15 µs an item; 10 µs to see that an event of 1 KB is one, 20 µs more to read its version.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ their keys sorted, with annotations and managedFields of any content before it. 
 walks over whole members, strings with brackets in them included. So what it finds is `object.metadata.resourceVersion`
 and not one that stands in an annotation, a label or an embedded object; where it cannot tell, the line is parsed.
 
-Python 3.11, one event of 1 KB: 1.0 µs for a Go struct, 2.5 µs for a custom resource with managedFields; json.loads
-takes 6 µs.
+Python 3.11, an event of 1 KB: 0.4 µs to see that it is one; to read its version 0.9 µs for a Go struct and 3.7 µs for a
+custom resource with managedFields, where json.loads takes 6 µs.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ What is in a frame, as kube-apiserver writes it (metav1.WatchEvent, runtime.RawE
 
 All on that way are fields with a length, so what is not looked for is jumped over: the cost does not depend on an
 event's size. Go writes fields in the order of their numbers, so what is looked for is nearly always in the same place,
-and is looked up there first. Python 3.11: 3 µs an event, 8 µs the general way.
+and is looked up there first. Python 3.11: 0.3 µs to see that an event is one, 3 µs to read its version, 8 µs the
+general way.
 """
 
 from __future__ import annotations

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.contenders import contenders
+from bench.contenders import Contender, contenders
 from bench.field import takes_part
 from bench.machine import INSTALL, missing_tools
 from bench.measure import Settings
 from bench.scenarios import SCENARIOS
-from bench.selection import Selection, select
+from bench.selection import Selection, matches, select
+from bench.trials.measure import plays
+from bench.trials.trials import TRIALS, Trial
 
 RESULTS = Path(__file__).with_name("results")
-PRESETS = {"quick": Settings(3, 1, 16), "normal": Settings(5, 2, 16), "full": Settings(10, 4, 16)}
+PRESETS = {"quick": Settings(3, 1, 16), "normal": Settings(5, 2, 16), "full": Settings(5, 3, 16)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,12 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     everyone = contenders(shlex.split(args.lbproxy))
     try:
-        selection = select(SCENARIOS, everyone, args.scenarios, args.contenders, args.only)
+        selection, trials = choose(everyone, args)
     except LookupError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
     if args.list:
-        _print_list(selection)
+        _print_list(selection, trials)
         return 0
     missing = missing_tools({"wrk", "nginx"} | {each.command[0] for each in selection.contenders if each.command})
     if missing:
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"run.py: {error.name} is not installed; it is in the dependency group `bench`", file=sys.stderr)
         return 2
-    return Session(args.preset, _settings(args), selection, not args.no_pin, args.results, args.json).run()
+    return Session(args.preset, _settings(args), selection, trials, not args.no_pin, args.results, args.json).run()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,10 +76,31 @@ def _positive(text: str) -> int:
     return value
 
 
-def _print_list(selection: Selection) -> None:
+def choose(everyone: Sequence[Contender], args: argparse.Namespace) -> tuple[Selection, list[Trial]]:
+    """What the patterns mean: --only and --scenarios name scenarios and trials alike. Raises LookupError."""
+    trials = [trial for trial in TRIALS if trial.quick or args.preset != "quick"]
+    patterns = [word for text in (*args.only, *args.scenarios) for word in text.split(",") if word]
+    wanted = [trial for trial in TRIALS if any(matches(word, trial.name) for word in patterns)]
+    of_trials = [word for word in patterns if any(matches(word, trial.name) for trial in TRIALS)]
+    others = [word for word in patterns if word not in of_trials]
+    if not of_trials:
+        selection = select(SCENARIOS, everyone, args.scenarios, args.contenders, args.only)
+        named = any(matches(word, scenario.name) for word in patterns for scenario in SCENARIOS)
+        return selection, [] if named else [
+            each for each in trials if any(plays(one, each) for one in selection.contenders)
+        ]
+    scenarios = [each for each in SCENARIOS if any(matches(word, each.name) for word in others)]
+    families = [word for word in others if not any(matches(word, each.name) for each in SCENARIOS)]
+    chosen = select(SCENARIOS, everyone, (), [*args.contenders, *families])
+    return Selection(scenarios, chosen.contenders), wanted
+
+
+def _print_list(selection: Selection, trials: Sequence[Trial]) -> None:
     for scenario in selection.scenarios:
         families = [each.family for each in selection.contenders if takes_part(each, scenario)]
         print(f"{scenario.name:18}{scenario.title:45}{', '.join(families)}")
+    for trial in trials:
+        print(f"{trial.name:18}{trial.title:45}{', '.join(trial.families)}")
 
 
 def _settings(args: argparse.Namespace) -> Settings:

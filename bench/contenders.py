@@ -18,7 +18,9 @@ from pathlib import Path
 from bench.scenarios import Mode
 
 BACKLOG = 4096
-FAMILIES = ("direct", "lbproxy", "nginx", "nginx-64k", "haproxy", "haproxy-splice")  # in the order of the table
+FAMILIES = (  # in the order of the table
+    "direct", "lbproxy", "nginx", "nginx-64k", "nginx-seed", "nginx-kubespray", "haproxy", "haproxy-splice"
+)  # fmt: skip
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
@@ -29,6 +31,8 @@ class Place:
     directory: Path
     port: int
     backends: Sequence[int]  # ports on 127.0.0.1
+    workers: int = 1
+    log: bool = False  # an access log, one JSON line per request
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Contender:
     configure: Callable[[Place], str]
     command: tuple[str, ...] = ()
     bulk_only: bool = False
+    small_only: bool = False
 
 
 def contenders(lbproxy: Sequence[str] = (sys.executable, "-m", "lbproxy")) -> tuple[Contender, ...]:
@@ -53,12 +58,14 @@ def contenders(lbproxy: Sequence[str] = (sys.executable, "-m", "lbproxy")) -> tu
         Contender("lbproxy-tcp", "lbproxy", Mode.TCP, _lbproxy_tcp, ours),
         Contender("nginx-stream", "nginx", Mode.TCP, _nginx_stream, nginx),
         Contender("nginx-stream-64k", "nginx-64k", Mode.TCP, _nginx_stream_64k, nginx, bulk_only=True),
+        Contender("nginx-kubespray", "nginx-kubespray", Mode.TCP, _nginx_kubespray, nginx, small_only=True),
         Contender("haproxy-tcp", "haproxy", Mode.TCP, _haproxy_tcp, haproxy),
         Contender("haproxy-tcp-splice", "haproxy-splice", Mode.TCP, _haproxy_tcp_splice, haproxy, bulk_only=True),
         Contender("direct-http", "direct", Mode.HTTP, _nothing),
         Contender("lbproxy-http", "lbproxy", Mode.HTTP, _lbproxy_http, ours),
         Contender("nginx-http", "nginx", Mode.HTTP, _nginx_http, nginx),
         Contender("nginx-http-64k", "nginx-64k", Mode.HTTP, _nginx_http_64k, nginx, bulk_only=True),
+        Contender("nginx-seed", "nginx-seed", Mode.HTTP, _nginx_seed, nginx, small_only=True),
         Contender("haproxy-http", "haproxy", Mode.HTTP, _haproxy_http, haproxy),
         Contender("haproxy-http-splice", "haproxy-splice", Mode.HTTP, _haproxy_http_splice, haproxy, bulk_only=True),
     )
@@ -70,8 +77,8 @@ def nginx_preamble(place: Place) -> str:
     # Started by root, a worker becomes `nobody`, who may not enter a temporary directory.
     user = "user root root;\n" if os.geteuid() == 0 else ""
     return (
-        f"{module}{user}daemon off;\nworker_processes 1;\npid {place.directory}/nginx-{place.port}.pid;\n"
-        "worker_rlimit_nofile 20000;\nevents { worker_connections 10000; }\n"
+        f"{module}{user}daemon off;\nworker_processes {place.workers};\npid {place.directory}/nginx-{place.port}.pid;\n"
+        "worker_rlimit_nofile 20000;\nevents { worker_connections 20000; }\n"
     )
 
 
@@ -90,7 +97,7 @@ def _lbproxy_http(place: Place) -> str:
 def _lbproxy(place: Place, mode: Mode) -> str:
     # Checks stay on, as they are in every real lb.yaml: their cost is part of the balancer's.
     return f"""\
-workers: 1
+workers: {place.workers}
 listeners:
   - {{name: bench, bind: "127.0.0.1:{place.port}", mode: {mode.value}, pool: backends, backlog: {BACKLOG}}}
 pools:
@@ -99,7 +106,7 @@ pools:
     backends: [{", ".join(f'"127.0.0.1:{port}"' for port in place.backends)}]
     health_check: {{type: http, path: /readyz, interval: 2s}}
 admin: {{bind: off}}
-log: {{access: off}}
+log: {{access: {"{format: json}" if place.log else "off"}}}
 """
 
 
@@ -142,7 +149,7 @@ def _nginx_http_with(place: Place, buffers: str) -> str:
     return f"""\
 {nginx_preamble(place)}
 http {{
-  access_log off;
+  {_NGINX_LOG.replace("FILE", f"{place.directory}/access.log") if place.log else "access_log off;"}
   keepalive_requests 1000000000;
   keepalive_timeout 1h;
   upstream backends {{ {_nginx_servers(place)} keepalive 256; keepalive_requests 1000000000; }}
@@ -161,6 +168,53 @@ http {{
       proxy_set_header X-Forwarded-Proto $scheme;
       proxy_set_header X-Forwarded-Host $http_host;
     }}
+  }}
+}}
+"""
+
+
+# What lbproxy's line says, as far as nginx knows it; buffered, as nobody who counts CPU would leave it.
+_NGINX_LOG = """log_format json escape=json '{"ts":"$time_iso8601",'
+    '"client":"$remote_addr","client_port":"$remote_port","method":"$request_method","target":"$request_uri","status":$status,"backend":"$upstream_addr",'
+    '"duration_s":$request_time,"bytes_in":$request_length,"bytes_out":$bytes_sent}';
+  access_log FILE json buffer=64k flush=1s;"""
+
+
+def _nginx_seed(place: Place) -> str:
+    """The block that lbproxy was made to stand in for, as it was written: HTTP/1.0 and a connection per request."""
+    servers = "\n".join(f"    server 127.0.0.1:{port};" for port in place.backends)
+    return f"""\
+{nginx_preamble(place)}
+http {{
+  access_log off;
+  upstream backend {{
+    #ip_hash;
+{servers}
+  }}
+  server {{
+    listen 127.0.0.1:{place.port};
+    location / {{
+      proxy_pass http://backend;
+    }}
+  }}
+}}
+"""
+
+
+def _nginx_kubespray(place: Place) -> str:
+    """nginx as kubespray puts it on every node, in front of the apiservers."""
+    return f"""\
+{nginx_preamble(place)}
+stream {{
+  upstream kube_apiserver {{
+    least_conn;
+    {_nginx_servers(place)}
+  }}
+  server {{
+    listen 127.0.0.1:{place.port};
+    proxy_pass kube_apiserver;
+    proxy_timeout 10m;
+    proxy_connect_timeout 1s;
   }}
 }}
 """
@@ -195,14 +249,22 @@ _HAPROXY_HTTP = (
 )
 
 
+_HAPROXY_LOG = (
+    r"{\"ts\":\"%tr\",\"client\":\"%ci\",\"client_port\":%cp,\"request\":\"%HM\ %HU\",\"status\":%ST,"
+    r"\"backend\":\"%s\",\"duration_ms\":%Ta,\"bytes_in\":%U,\"bytes_out\":%B,\"end\":\"%ts\"}"
+)
+
+
 def _haproxy(place: Place, *lines: str) -> str:
+    log = "  log stdout format raw daemon\n" if place.log else ""
+    lines = (*lines, "log global", f"log-format {_HAPROXY_LOG}") if place.log else lines
     ours = "".join(f"  {line}\n" for line in lines)
     servers = "".join(f"  server s{port} 127.0.0.1:{port} check inter 2s\n" for port in place.backends)
     return f"""\
 global
-  nbthread 1
-  maxconn 4000
-defaults
+  nbthread {place.workers}
+  maxconn 9900
+{log}defaults
   timeout connect 1s
   timeout client 1h
   timeout server 1h

@@ -25,6 +25,10 @@ class Cpus:
     contender: set[int]
     rest: set[int]
 
+    @property
+    def all(self) -> set[int]:
+        return self.contender | self.rest
+
     @classmethod
     def share(cls, allowed: set[int], *, pin: bool) -> Cpus:
         if not pin or len(allowed) < 2:
@@ -55,7 +59,9 @@ class Field:
 
 
 def takes_part(contender: Contender, scenario: Scenario) -> bool:
-    return contender.mode == scenario.mode and (scenario.bulk or not contender.bulk_only)
+    if contender.mode != scenario.mode:
+        return False
+    return not contender.small_only if scenario.bulk else not contender.bulk_only
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -14,32 +15,51 @@ from bench.contenders import FAMILIES
 from bench.measure import NOISY, Run, Settings
 from bench.scenarios import SCENARIOS
 from bench.summary import Row, Spread, rows
+from bench.trials.measure import TrialRow, TrialRun, trial_rows
+from bench.trials.trials import Trial
 
 _SCENARIOS = [scenario.name for scenario in SCENARIOS]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
+    """Filled as the run goes on."""
+
     started: str  # ISO 8601
     preset: str
     settings: Settings
     machine: Mapping[str, str | int]
     versions: Mapping[str, str]
     cpus: Mapping[str, Sequence[int]]  # who ran where
-    configurations: Mapping[str, str]
-    failed: Mapping[str, str]
-    interrupted: bool
-    runs: Sequence[Run]
+    trials: Sequence[Trial] = ()
+    configurations: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+    runs: list[Run] = field(default_factory=list)
+    trial_runs: list[TrialRun] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
         """Did everything that was asked for run, without an error and with every byte?"""
         clean = all(run.verified and not run.load.failed for run in self.runs)
-        return bool(self.runs) and clean and not self.failed and not self.interrupted
+        # A reload that costs connections is a result and not a fault of the run.
+        clean &= not any(run.errors for run in self.trial_runs)
+        return bool(self.runs or self.trial_runs) and clean and not self.failed and not self.interrupted
 
     def as_json(self) -> str:
-        summary = [asdict(row) for row in rows(self.runs)]
-        return json.dumps(asdict(self) | {"sound": self.sound, "summary": summary}, indent=1)
+        plain = {name: getattr(self, name) for name in ("started", "preset", "machine", "versions", "cpus")}
+        plain |= {"configurations": self.configurations, "failed": self.failed, "interrupted": self.interrupted}
+        lists: dict[str, list[Any]] = {
+            "runs": self.runs,
+            "trial_runs": self.trial_runs,
+            "summary": rows(self.runs),
+            "trial_summary": self.trial_rows(),
+        }
+        tables = {name: [asdict(each) for each in values] for name, values in lists.items()}
+        return json.dumps({**plain, "settings": asdict(self.settings), "sound": self.sound, **tables}, indent=1)
+
+    def trial_rows(self) -> list[TrialRow]:
+        return trial_rows(self.trials, self.trial_runs)
 
     def save(self, *files: Path) -> None:
         text = self.as_json()
@@ -73,6 +93,44 @@ def table(runs: Sequence[Run]) -> Table:
             shown.add_row(f"[bold]{scenario}")
         shown.add_row(*_cells(row), style="cyan" if row.family == "lbproxy" else None)
     return shown
+
+
+def trial_table(found: Sequence[TrialRow]) -> Table:
+    """The trials' summary: each in its own unit."""
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column("trial, contender", no_wrap=True)
+    for heading in ("median (min–max)", "unit", "÷ nginx", "aim", "reached", "errors"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    trial = ""
+    for row in found:
+        if row.trial != trial:
+            trial = row.trial
+            shown.add_section()
+            shown.add_row(f"[bold]{row.trial}[/] {row.title}")
+        ours = row.family == "lbproxy"
+        shown.add_row(
+            f"  {row.family}",
+            _small(row.value),
+            row.unit,
+            _ratio(row.ratio),
+            f"{row.reach:g} ({row.dream:g})" if ours and row.reach and row.dream else "",
+            {True: "[green]yes", False: "[red]no", None: ""}[row.met],
+            f"[red]{row.errors}" if row.errors else "0",
+            style="cyan" if ours else None,
+        )
+    return shown
+
+
+def _small(value: Spread) -> str:
+    digits = 2 if value.median < 100 else 0
+    return f"{value.median:,.{digits}f} ({value.low:,.{digits}f}–{value.high:,.{digits}f})"
+
+
+def trial_line(run: TrialRun, trial: Trial) -> str:
+    """A trial as it ends, for those who watch."""
+    details = ", ".join(f"{name} {value:,.4g}" for name, value in run.details.items())
+    faults = f"  {run.errors} errors" if run.errors else ""
+    return f"{run.round + 1:2} {run.trial:17}{run.family:10}{run.value:12,.2f} {trial.unit:12} {details}{faults}"
 
 
 def _order(row: Row) -> tuple[int, int]:

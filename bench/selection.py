@@ -31,7 +31,7 @@ def select(
     wanted_scenarios = _split(of_scenarios)
     wanted_contenders = _split(of_contenders)
     for pattern in _split(of_either):
-        is_scenario = any(_matches(pattern, scenario.name) for scenario in scenarios)
+        is_scenario = any(matches(pattern, scenario.name) for scenario in scenarios)
         (wanted_scenarios if is_scenario else wanted_contenders).append(pattern)
     for pattern in wanted_scenarios:
         _require(pattern, {each.name for each in scenarios})
@@ -55,10 +55,10 @@ def _split(patterns: Iterable[str]) -> list[str]:
 
 
 def _any(patterns: Sequence[str], *names: str) -> bool:
-    return not patterns or any(_matches(pattern, name) for pattern in patterns for name in names)
+    return not patterns or any(matches(pattern, name) for pattern in patterns for name in names)
 
 
-def _matches(pattern: str, name: str) -> bool:
+def matches(pattern: str, name: str) -> bool:
     """A glob for the whole name, or a part of it."""
     return fnmatchcase(name, pattern) if any(sign in pattern for sign in "*?[") else pattern in name
 

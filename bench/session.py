@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,8 +21,12 @@ from bench.field import Cpus, Field, field
 from bench.load import LoadError
 from bench.machine import machine, versions
 from bench.measure import Run, Settings, measure, turns, warm_up
-from bench.report import Report, explanation, one_line, table
+from bench.report import Report, explanation, one_line, table, trial_line, trial_table
 from bench.selection import Selection
+from bench.trials.measure import take, trial_turns
+from bench.trials.trials import Trial
+
+TRIAL_ROUNDS = {"quick": 1, "normal": 1, "full": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Session:
     preset: str
     settings: Settings
     selection: Selection
+    trials: Sequence[Trial]
     pin: bool
     results: Path  # the directory where every result is kept
     json: Path | None
@@ -44,8 +49,12 @@ class Session:
         try:
             with tempfile.TemporaryDirectory(prefix="lbproxy-bench-") as name, _terminable():
                 directory = Path(name)
-                with field(self.selection.contenders, directory, cpus) as started:
-                    report = self._measure(started, cpus, console)
+                report = self._new_report(cpus)
+                if self.selection.scenarios:
+                    with field(self.selection.contenders, directory, cpus) as started:
+                        self._measure(started, report, console)
+                if self.trials and not report.interrupted:
+                    self._try(report, directory, cpus, console)
         except LoadError as error:
             console.print(f"[red]{error}", highlight=False)
             return 1
@@ -55,29 +64,46 @@ class Session:
             os.sched_setaffinity(0, allowed)
         return self._conclude(report, console)
 
-    def _measure(self, started: Field, cpus: Cpus, console: Console) -> Report:
-        begin = datetime.now().astimezone()
-        runs: list[Run] = []
-        failed = dict(started.failed)
-        for contender, why in failed.items():
-            console.print(f"[red]{contender} does not take part: {why}", highlight=False)
-        interrupted = False
-        try:
-            self._take_turns(started, runs, failed, console)
-        except KeyboardInterrupt:
-            interrupted = True  # what has been measured is still shown and kept
+    def _new_report(self, cpus: Cpus) -> Report:
         return Report(
-            started=begin.isoformat(timespec="seconds"),
+            started=datetime.now().astimezone().isoformat(timespec="seconds"),
             preset=self.preset,
             settings=self.settings,
             machine=machine(),
             versions=versions(),
             cpus={"contender": sorted(cpus.contender), "rest": sorted(cpus.rest)},
-            configurations={each.contender.name: each.config for each in started.entrants if each.config},
-            failed=failed,
-            interrupted=interrupted,
-            runs=runs,
+            trials=self.trials,
         )
+
+    def _measure(self, started: Field, report: Report, console: Console) -> None:
+        report.configurations.update({each.contender.name: each.config for each in started.entrants if each.config})
+        report.failed.update(started.failed)
+        for contender, why in started.failed.items():
+            console.print(f"[red]{contender} does not take part: {why}", highlight=False)
+        try:
+            self._take_turns(started, report.runs, report.failed, console)
+        except KeyboardInterrupt:
+            report.interrupted = True  # what has been measured is still shown and kept
+
+    def _try(self, report: Report, directory: Path, cpus: Cpus, console: Console) -> None:
+        """The trials, each with its contender started anew."""
+        full = self.preset != "quick"
+        todo = trial_turns(self.trials, self.selection.contenders, TRIAL_ROUNDS[self.preset])
+        try:
+            with _progress(console) as progress:
+                task = progress.add_task("trials", total=len(todo))
+                for turn in todo:
+                    name = f"{turn.trial.name} {turn.contender.family}"
+                    progress.update(task, description=f"round {turn.round + 1}: {name}")
+                    try:
+                        report.trial_runs.append(take(turn, directory, cpus, full=full))
+                        progress.console.print(trial_line(report.trial_runs[-1], turn.trial), highlight=False)
+                    except (LoadError, OSError) as error:
+                        report.failed[f"{name}, round {turn.round + 1}"] = str(error)
+                        progress.console.print(f"[red]{name}: {error}", highlight=False)
+                    progress.advance(task)
+        except KeyboardInterrupt:
+            report.interrupted = True
 
     def _take_turns(self, started: Field, runs: list[Run], failed: dict[str, str], console: Console) -> None:
         scenarios = self.selection.scenarios
@@ -99,15 +125,18 @@ class Session:
                 progress.advance(task)
 
     def _conclude(self, report: Report, console: Console) -> int:
-        if not report.runs:
+        if not report.runs and not report.trial_runs:
             console.print("[red]nothing was measured")
             return 130 if report.interrupted else 1
         files = [self.results / _file_name(report), *([self.json] if self.json else [])]
         report.save(*files)
         console.print()
         console.print(report.heading(), highlight=False, style="dim")
-        console.print(table(report.runs))
-        console.print(explanation(), highlight=False, style="dim")
+        if report.runs:
+            console.print(table(report.runs))
+            console.print(explanation(), highlight=False, style="dim")
+        if report.trial_runs:
+            console.print(trial_table(report.trial_rows()))
         console.print(f"kept as {', '.join(str(file) for file in files)}", highlight=False)
         return 130 if report.interrupted else 0 if report.sound else 1
 

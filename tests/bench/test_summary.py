@@ -76,7 +76,7 @@ def report(*runs: Run, failed: dict[str, str] | None = None) -> Report:
         configurations={"nginx-stream": "stream {}"},
         failed=failed or {},
         interrupted=False,
-        runs=runs,
+        runs=list(runs),
     )
 
 

@@ -57,6 +57,15 @@ class _Snapshot:
         yield simple(CounterMetricFamily, "accepted", "Client connections accepted.", "accepted")
         yield simple(CounterMetricFamily, "refused", "Client connections above max_connections, reset.", "refused")
         yield simple(CounterMetricFamily, "requests", "Requests finished (http mode).", "requests")
+        yield simple(
+            CounterMetricFamily, "watches_resumed", "Watches that went on at another backend.", "watches_resumed"
+        )
+        yield simple(
+            CounterMetricFamily,
+            "watches_not_resumed",
+            "Watches that lost their backend and ended, because no other went on.",
+            "watches_not_resumed",
+        )
         yield simple(CounterMetricFamily, "bytes_in", "Bytes from clients.", "bytes_in")
         yield simple(CounterMetricFamily, "bytes_out", "Bytes to clients.", "bytes_out")
         yield _responses(rows)

@@ -274,6 +274,9 @@ class Http:
     )
     max_header: Bytes = _doc(1 << 20, "Largest request or response head.", minimum=1024)
     max_body: Bytes = _doc(0, "Largest request body; 0 is no limit.", minimum=0)
+    watch_failover: bool = _doc(
+        True, "A watch whose backend dies goes on from another one, inside the same response and without a gap."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,8 @@ class ListenerStats:
     active: int = 0
     refused: int = 0  # above max_connections
     requests: int = 0
+    watches_resumed: int = 0  # that went on at another backend
+    watches_not_resumed: int = 0  # that lost their backend and were ended, because no other went on
     bytes_in: int = 0  # from clients
     bytes_out: int = 0
     responses: dict[int, int] = field(default_factory=dict)  # status // 100 -> count, own answers included

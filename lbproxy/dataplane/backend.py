@@ -21,6 +21,7 @@ from lbproxy.dataplane.timers import NEVER, UNFILED
 
 if TYPE_CHECKING:
     from lbproxy.dataplane.exchange import Exchange
+    from lbproxy.dataplane.watching import Watch
 
 CHUNK = 65536  # bytes per recv()
 TURNS = 16  # full reads before other connections get a turn
@@ -284,6 +285,9 @@ class BackendConnection:
             except BadMessageError as error:
                 client.on_bad_response(error.reason)
                 return
+            if client.watch is not None and head.status >= 200:
+                self._on_resumed_head(client, head, data, end + 4)
+                return
             if head.whole and client.plain and len(data) - end - 4 == head.length:
                 self.left = DONE
                 if client.answer_whole(head, data, end + 4):
@@ -303,9 +307,9 @@ class BackendConnection:
         length = 0 if client.method == "HEAD" or head.status in (204, 304) else head.length
         self.left = length
         self._persistent = not head.close and length != UNTIL_CLOSE
-        if length == CHUNKED:
-            self._walk = ChunkedWalk()
         forward = client.begin_response(head, length, data, body)
+        if length == CHUNKED and client.watch is None:
+            self._walk = ChunkedWalk()
         # Head and what is here of the body leave in one piece; most heads leave as they came, without a copy.
         if forward:
             data, body = forward + data[body:], len(forward)
@@ -326,12 +330,47 @@ class BackendConnection:
             self.left = left - size
         elif left == CHUNKED:
             data = self._chunked(client, data, start)
-        client.write(data)
+        if data:
+            client.write(data)
         if not self.left and self.client is client:
             client.on_response_end()
 
+    def _on_resumed_head(self, client: Exchange, head: ResponseHead, data: bytes, body: int) -> None:
+        """The answer to a watch that goes on here: its head is not for the client, who has had one."""
+        if client.on_resumed_head(head, data, body):
+            self.left = CHUNKED
+            self._persistent = not head.close
+            if len(data) > body:
+                self._on_body(data[body:])
+
+    def _watched(self, client: Exchange, watch: Watch, data: bytes, start: int) -> bytes:
+        """The whole events that are there with another piece of a watch's body, behind `data[:start]`."""
+        body = watch.body
+        try:
+            events = body.feed(data, start)
+        except BadMessageError:
+            if start:
+                client.write(data[:start])
+            client.on_backend_gone(answered=True, reset=True)
+            return b""
+        if body.stream.refused:
+            client.resume_watch("")
+            return b""
+        if body.end >= 0:
+            if not self.peer.usable and watch.can_resume():
+                # It ends its watches because it is shutting down: others go on.
+                client.write(data[:start] + events)
+                client.resume_watch("")
+                return b""
+            self.left = DONE
+            self._persistent = self._persistent and body.end == len(data)
+            events += watch.last_chunk
+        return data[:start] + events if start else events
+
     def _chunked(self, client: Exchange, data: bytes, start: int) -> bytes:
         """Walk over a piece of a chunked body; what of it goes to the client."""
+        if client.watch is not None:
+            return self._watched(client, client.watch, data, start)
         assert self._walk is not None
         sink = [data[:start]] if client.wants_plain_body else None
         try:

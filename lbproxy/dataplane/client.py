@@ -97,7 +97,7 @@ class HttpConnection(PlainExchange):
                 self.close_now()
         elif self.phase == LINGER:
             self.close_now()
-        elif self._status:
+        elif self._status and not (self.watch is not None and self.watch.resuming):
             self._on_idle_quarter()
         else:
             self._on_response_timeout()

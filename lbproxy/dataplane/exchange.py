@@ -28,13 +28,13 @@ from lbproxy.dataplane.dial import Dial
 from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE
 from lbproxy.dataplane.listener import NORMAL
 from lbproxy.dataplane.relay import QUARTERS
-from lbproxy.dataplane.request_body import RequestBody
 from lbproxy.dataplane.sockets import reset_on_close
 from lbproxy.dataplane.timers import NEVER
 from lbproxy.dataplane.upgrade import UpgradedRelay
+from lbproxy.dataplane.watching import WatchFailover
 
 
-class Exchange(RequestBody):
+class Exchange(WatchFailover):
     """The part of a client connection that lives from a request's head to the end of its response."""
 
     __slots__ = ()
@@ -52,7 +52,7 @@ class Exchange(RequestBody):
             return
         idle = peer.idle
         replayable = self._replayable()
-        while idle:
+        while idle and self.watch is None:  # a watch that goes on elsewhere has no time for a stale connection
             backend: BackendConnection = idle.pop()
             # A request that cannot be sent again does not trust the reactor's last look.
             if replayable or backend.is_alive():
@@ -78,6 +78,9 @@ class Exchange(RequestBody):
 
     def _on_dial_failed(self, termination: Termination) -> None:
         self._dial = None
+        if self.watch is not None:
+            self.end_watch()
+            return
         name = self.listener.pool.name
         if termination is Termination.NO_BACKEND:
             self.listener.no_backend += 1
@@ -102,15 +105,16 @@ class Exchange(RequestBody):
         backend.left = AWAITING_HEAD
         backend.requests += 1
         backend.deadline = NEVER
+        watch = self.watch
+        head = line.forward if watch is None else watch.request_line(self.listener.timers.now)
         if block.needs_host:
-            head = line.forward + b"Host: " + peer.address.text.encode() + b"\r\n" + block.forward + self._tail
-        else:
-            head = line.forward + block.forward + self._tail
+            head += b"Host: " + peer.address.text.encode() + b"\r\n"
+        head += block.forward + self._tail
         if self._body_left:
             self._attach_body(backend, head)
             return
         try:
-            if backend.write(head) and not self._long:
+            if backend.write(head) and (not self._long or watch is not None):
                 # As _on_request_sent, without the calls.
                 timers = self.listener.timers
                 self.deadline = deadline = timers.now + self.listener.timeouts.response_header
@@ -144,6 +148,8 @@ class Exchange(RequestBody):
         self.wants_plain_body = length == CHUNKED and not line.minor
         if length == UNTIL_CLOSE or self.wants_plain_body or listener.draining:
             self._close = True
+        if self._long and listener.full_config.http.watch_failover:
+            self.open_watch(head, data, body)
         if not self._close and head.minor and line.minor:
             if not head.hop:
                 return b""
@@ -211,6 +217,8 @@ class Exchange(RequestBody):
         assert selection is not None
         assert peer is not None
         if self._status:
+            if self.resume_watch("the connection broke within a watch"):
+                return
             # The client must not take a truncated response for a whole one: cut it as it was cut.
             # Without framing only a RST says that it was cut.
             self._abort(Termination.BACKEND_ABORT_DATA, reset=reset or self.wants_plain_body)
@@ -250,6 +258,8 @@ class Exchange(RequestBody):
 
     def _on_response_timeout(self) -> None:
         seconds = self.listener.timeouts.response_header
+        if self.resume_watch(f"no answer in {seconds:g} s"):
+            return
         if self._body_left and self._backend is not None and not self._backend.out:
             self._drop_backend(reset=False)
             reason = f"no byte of the request body came in {seconds:g} s"

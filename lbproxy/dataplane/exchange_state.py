@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from socket import SocketType
+from typing import TYPE_CHECKING
 
 from lbproxy.core.http1 import ChunkedWalk, RequestBlock, RequestLine, ResponseHead
 from lbproxy.core.pool import Peer, Selection
@@ -12,6 +13,9 @@ from lbproxy.dataplane.dial import Dial
 from lbproxy.dataplane.listener import NORMAL, Listener
 from lbproxy.dataplane.pipes import Pipe
 from lbproxy.dataplane.timers import NEVER, UNFILED
+
+if TYPE_CHECKING:
+    from lbproxy.dataplane.watching import Watch
 
 # Phases of a client connection.
 READING = 0  # between requests, or in the middle of a request's head
@@ -63,6 +67,7 @@ class ExchangeState:
         "plain",
         "sock",
         "wants_plain_body",
+        "watch",
     )
 
     def __init__(self, listener: Listener, sock: SocketType, ip: str, port: int) -> None:
@@ -78,6 +83,7 @@ class ExchangeState:
         self.peer: Peer | None = None
         self.wants_plain_body = False  # an HTTP/1.0 client gets a chunked body without its framing
         self.plain = False  # a repeatable request without a body, and nothing has come after it: see answer_whole
+        self.watch: Watch | None = None
         self._recv = sock.recv
         self._send = sock.send
         self._ip = ip
@@ -191,6 +197,7 @@ class ExchangeState:
         if access is not None and access.at_close:
             self._log(termination)
         self.peer = None
+        self.watch = None
 
     def _log(self, termination: Termination) -> None:
         """The access-log line of this request."""

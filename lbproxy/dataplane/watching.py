@@ -1,0 +1,134 @@
+"""Watches that outlive their backend: the response goes on from another one, and the client sees nothing of it.
+
+What is forwarded are whole events; what is remembered is the version to go on from (core/watch). When the backend
+dies, the event that it did not finish is dropped, the watch is asked for at another backend from that version on, and
+its events follow in the same response. Where that is not safe the response ends as it would without all this.
+"""
+
+from __future__ import annotations
+
+from lbproxy.core.http1 import CHUNKED, ResponseHead
+from lbproxy.core.pool import Selection
+from lbproxy.core.termination import Termination
+from lbproxy.core.watch import LAST_CHUNK, Answer, WatchBody, WatchRequest, judge_resumption, open_watch
+from lbproxy.core.watch import parse_watch_request as parse
+from lbproxy.dataplane.exchange_state import EXCHANGE
+from lbproxy.dataplane.relay import QUARTERS
+from lbproxy.dataplane.request_body import RequestBody
+from lbproxy.dataplane.timers import NEVER
+
+
+class Watch:
+    """The response to a watch: what of it has been sent, and whether another backend is being asked to go on."""
+
+    __slots__ = ("body", "framed", "request", "resuming", "started")
+
+    def __init__(self, request: WatchRequest, body: WatchBody, framed: bool, started: float) -> None:
+        self.request = request
+        self.body = body
+        self.framed = framed  # False: an HTTP/1.0 client, for whom the connection's end is the body's
+        self.started = started
+        self.resuming = False
+
+    @property
+    def last_chunk(self) -> bytes:
+        return LAST_CHUNK if self.framed else b""
+
+    def can_resume(self) -> bool:
+        return self.body.stream.resume_from is not None
+
+    def request_line(self, now: float) -> bytes:
+        """The line that asks for what is still to come."""
+        version = self.body.stream.resume_from
+        assert version is not None
+        return b"GET " + self.request.resumed_target(version, now - self.started) + b" HTTP/1.1\r\n"
+
+
+class WatchFailover(RequestBody):
+    """The part of an exchange that keeps watches going."""
+
+    __slots__ = ()
+
+    def open_watch(self, head: ResponseHead, data: bytes, body: int) -> None:
+        """A long stream is answered; `data[:body]` is its head. If it is a watch, whole events leave from now on."""
+        line = self.line
+        if head.status != 200 or head.length != CHUNKED or line is None or line.method != "GET":
+            return
+        request = parse(line.target)
+        stream = None if request is None else open_watch(request, data[:body])
+        if request is not None and stream is not None:
+            framed = bool(line.minor)
+            self.watch = Watch(request, WatchBody(stream, framed=framed), framed, self.listener.timers.now)
+
+    def resume_watch(self, reason: str) -> bool:
+        """Ask another backend to go on. False, and nothing has been done, if there is no version to go on from.
+
+        `reason` is what the backend is blamed for; "" for one that did nothing wrong.
+        """
+        watch, selection, backend, peer = self.watch, self._selection, self._backend, self.peer
+        if watch is None or selection is None or not watch.can_resume():
+            return False
+        if not watch.resuming:
+            watch.resuming = True
+            selection.restart(selection.key)
+            if peer is not None:
+                selection.tried = peer.bit  # the one that it has just lost is asked last
+        if reason:
+            self._blame(reason)
+        elif peer is not None:
+            peer.stats.long_streams -= 1
+            selection.release(peer)
+            self.peer = None
+        if backend is not None:
+            self._detach(backend)
+        self.choose(selection)
+        return True
+
+    def on_resumed_head(self, head: ResponseHead, data: bytes, body: int) -> bool:
+        """Another backend has answered. True: its body goes on where the last one's stopped."""
+        watch, peer = self.watch, self.peer
+        assert watch is not None
+        answer = judge_resumption(watch.body.stream, head.status, data[:body])
+        if answer is Answer.GO_ON and head.length == CHUNKED:
+            watch.resuming = False
+            watch.body.resume()
+            self.deadline = NEVER
+            self.listener.stats.watches_resumed += 1
+            if self.listener.timeouts.idle:
+                self._seen, self._quiet = -1, 0
+                self.listener.timers.arm(self, self.listener.timeouts.idle / QUARTERS)
+            if peer is not None and peer.fails and self._selection is not None:
+                self._selection.succeed(peer, self.listener.reactor.second)
+            return True
+        if answer is Answer.END:
+            self.end_watch()
+        else:
+            self.resume_watch("")
+        return False
+
+    def end_watch(self) -> None:
+        """Nobody goes on with it: end it as a server does at its timeout, if clients bear that here, else cut it."""
+        watch = self.watch
+        assert watch is not None
+        self.listener.stats.watches_not_resumed += 1
+        stream = watch.body.stream
+        refusal = watch.body.give_in() if stream.refused else b""
+        stream.release()  # of an event that came in part the client has seen nothing
+        if not stream.can_end(self.listener.timers.now - watch.started, 0.0):
+            self._abort(Termination.BACKEND_ABORT_DATA, reset=True)
+            return
+        if self._backend is not None:
+            self._drop_backend(reset=False)
+        self._close = self._close or not watch.framed
+        self.deadline = NEVER
+        if refusal or watch.framed:
+            self.write(refusal + watch.last_chunk)
+        if self.phase == EXCHANGE:
+            self._finish(Termination.BACKEND_ABORT_DATA)
+            self.next_request()
+
+    # -- what the exchange does ----------------------------------------------------------------------------------
+
+    def choose(self, selection: Selection) -> None:
+        """Pick, and go on with an idle connection or a new one."""
+        raise NotImplementedError

@@ -69,6 +69,11 @@ class CheckType(Enum):
     NONE = "none"
 
 
+class OnDead(Enum):
+    CLOSE = "close"
+    KEEP = "keep"
+
+
 class AllDown(Enum):
     TRY = "try"
     REJECT = "reject"
@@ -219,6 +224,8 @@ class Pool:
     backends: tuple[Backend, ...] = _required("The apiservers: addresses, or mappings with `address`.")
     balance: Balance = _doc(Balance(), "How a backend is chosen.")
     health_check: HealthCheck = _doc(HealthCheck(), "How a backend's health is found out.")
+    on_dead: OnDead = _doc(OnDead.CLOSE, "Connections to a backend that is found dead: close them, or keep them.")
+    close_spread: Seconds = _doc(2.0, "They are closed within this time, not all at once.", minimum=0, maximum=60)
     all_down: AllDown = _doc(AllDown.TRY, "With no healthy backend: try them all the same, or reject.")
     retry: Retry = _doc(Retry(), "What happens after a failed try.")
     idle: Idle = _doc(Idle(), "Kept-alive connections to the backends (http mode).")

@@ -17,6 +17,7 @@ from lbproxy.core.http1 import (
     RequestBlock,
     RequestLine,
 )
+from lbproxy.core.pool import Peer
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.backend import CHUNK, TURNS
 from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE, LINGER, READING
@@ -118,6 +119,17 @@ class HttpConnection(PlainExchange):
             self._abort(termination, reset=True)
         else:
             self.close_now()
+
+    def depends_on(self, peer: Peer) -> bool:
+        return self.phase == EXCHANGE and self.peer is peer and self._backend is not None
+
+    def on_backend_dead(self, peer: Peer) -> None:
+        if not self.depends_on(peer):
+            return
+        if not self._status:
+            self.on_backend_gone(answered=False, reset=True)
+        elif not self.resume_watch(""):
+            self._abort(Termination.BACKEND_DEAD, reset=True)
 
     # -- reading requests ----------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from lbproxy.core.board import Board
 from lbproxy.core.config import Config
 from lbproxy.core.config import Listener as ListenerConfig
 from lbproxy.core.messages import ListenerStats
-from lbproxy.core.pool import Pool
+from lbproxy.core.pool import Peer, Pool
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.access_log import AccessLog
 from lbproxy.dataplane.dial import Dialer, Report
@@ -39,6 +39,12 @@ class Connection(Protocol):
 
     def close(self, termination: Termination) -> None:
         """End now."""
+
+    def depends_on(self, peer: Peer) -> bool:
+        """Is something under way at that backend?"""
+
+    def on_backend_dead(self, peer: Peer) -> None:
+        """End it, or go on elsewhere, if it still depends on that backend."""
 
 
 class Listener:

@@ -100,6 +100,11 @@ class Reactor:
         """Call `function` once, when the next wait for events has ended, by events or after LINGER."""
         self._after_wait.append(function)
 
+    def refresh(self) -> None:
+        """Set the clock, for who arms timers from outside of a batch, and see that the wheel turns."""
+        self.timers.turn(time.monotonic())
+        self._ticking.set()
+
     def settle(self) -> None:
         """Close what was closed outside of a batch: the next batch may be long in coming."""
         self._end_batch()

@@ -45,6 +45,13 @@ class TcpConnection(Relay):
         else:
             self.end(termination)
 
+    def depends_on(self, peer: Peer) -> bool:
+        return self._dial is None and self.peer is peer
+
+    def on_backend_dead(self, peer: Peer) -> None:
+        if self.depends_on(peer):
+            self.end(Termination.BACKEND_DEAD)
+
     def on_end(self, termination: Termination) -> None:
         peer = self.peer
         self.selection.succeed(peer, self.reactor.second)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from socket import SocketType
 from typing import TYPE_CHECKING
 
+from lbproxy.core.pool import Peer
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.reactor import IN, RDHUP
 from lbproxy.dataplane.relay import Relay
@@ -43,6 +44,13 @@ class UpgradedRelay(Relay):
 
     def close(self, termination: Termination) -> None:
         self.end(termination)
+
+    def depends_on(self, peer: Peer) -> bool:
+        return self._exchange.peer is peer
+
+    def on_backend_dead(self, peer: Peer) -> None:
+        if self.depends_on(peer):
+            self.end(Termination.BACKEND_DEAD)
 
     def on_end(self, termination: Termination) -> None:
         self._exchange.end_upgraded(self.client.bytes_read, self.backend.bytes_read, termination)

@@ -20,10 +20,12 @@ import trio
 
 from lbproxy.core import board, messages
 from lbproxy.core.config import Config, Mode
+from lbproxy.core.health import Health
 from lbproxy.core.pool import Peer, Pool
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.access_log import AccessLog
 from lbproxy.dataplane.client import HttpConnection
+from lbproxy.dataplane.cutting import cut_off
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.reactor import Reactor
 from lbproxy.dataplane.tcp import TcpConnection
@@ -52,6 +54,7 @@ class Worker:
             for pool in config.pools:
                 if board.is_shared(pool):
                     self._pools[pool.name].share(self._board, board.first_column(config, pool.name))
+        self._listeners: list[Listener] = []
         for known in configure.health:
             self._set_health(known)
         self._reported: dict[int, float] = {}
@@ -96,7 +99,12 @@ class Worker:
             self._start_drain(self._config.shutdown.drain, nursery)
 
     def _set_health(self, message: messages.SetHealth) -> None:
-        self._pools[message.pool].set_health(message.backend, message.health, message.clear_failures)
+        pool = self._pools[message.pool]
+        peer = pool.peers[message.backend]
+        died = message.health is Health.DOWN and peer.health is not Health.DOWN
+        pool.set_health(message.backend, message.health, message.clear_failures)
+        if died:
+            cut_off(pool, peer, self._listeners, self._reactor, random.uniform)
 
     async def _receive(self) -> messages.ToWorker | messages.ToControl | None:
         """The next message; None when the control plane is gone."""

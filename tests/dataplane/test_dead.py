@@ -1,0 +1,139 @@
+"""A backend that falls silent: what is under way at it is ended or moved, and nothing else is touched."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from lbproxy.core import messages
+from lbproxy.core.config import OnDead
+from lbproxy.core.health import Health
+from tests.dataplane.harness import Balancer, Lab, read_all, read_exactly, read_head
+from tests.dataplane.test_exchange import OK, next_head, request
+from tests.dataplane.test_watches import HEAD, TARGET, Masters, chunk, event, payload, sending, until_events
+
+
+async def silent(stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+def busy(lb: Balancer) -> int:
+    """The backend that has the first connection."""
+    return next(index for index, backend in enumerate(lb.backends) if backend.active)
+
+
+def found(lb: Balancer, backend: int, health: Health = Health.DOWN) -> None:
+    """What the control plane says after a check."""
+    lb.worker._set_health(messages.SetHealth("p", backend, health, False))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_tcp_connections_to_the_dead_are_reset_and_no_others(lab: Lab, kept: bool) -> None:
+    on_dead = OnDead.KEEP if kept else OnDead.CLOSE
+    lb = await lab.balance(
+        "tcp", await lab.backend(silent), await lab.backend(silent), close_spread=0.1, on_dead=on_dead
+    )
+    async with await lb.connect() as first:
+        await lb.until(lambda: sum(backend.active for backend in lb.backends) == 1)
+        dead = busy(lb)
+        async with await lb.connect() as second:
+            await lb.until(lambda: lb.backends[1 - dead].active == 1)
+            found(lb, dead)
+            if kept:
+                with trio.move_on_after(0.5) as waited:
+                    await first.receive_some(1)
+                assert waited.cancelled_caught
+                return
+            with pytest.raises(trio.BrokenResourceError):
+                await read_all(first)
+            assert [lb.backends[dead].active, lb.backends[1 - dead].active] == [0, 1]
+            await second.send_all(b"still there")
+    assert "DD" in lb.listener.terminations
+
+
+async def test_closings_are_spread(lab: Lab) -> None:
+    lb = await lab.balance("tcp", await lab.backend(silent), await lab.backend(silent), close_spread=2.0)
+    clients = [await lb.connect() for _ in range(40)]
+    await lb.until(lambda: [backend.active for backend in lb.backends] == [20, 20])
+    began = trio.current_time()
+    found(lb, 0)
+    await lb.until(lambda: lb.backends[0].active < 20)
+    assert lb.backends[0].active > 10  # not all at once
+    await lb.until(lambda: lb.backends[0].active == 0)
+    assert 0.5 < trio.current_time() - began < 2.5
+    for client in clients:
+        await client.aclose()
+
+
+async def test_one_that_comes_back_in_time_keeps_its_connections(lab: Lab) -> None:
+    lb = await lab.balance("tcp", await lab.backend(silent), await lab.backend(silent), close_spread=60.0)
+    async with await lb.connect():
+        await lb.until(lambda: sum(backend.active for backend in lb.backends) == 1)
+        dead = busy(lb)
+        found(lb, dead)
+        found(lb, dead, Health.UP)
+        for listener in lb.worker._listeners:
+            lb.worker._reactor.timers.turn(lb.worker._reactor.timers.now + 61)
+            assert len(listener.connections) == 1
+
+
+async def test_nothing_is_ended_when_nobody_is_known_to_be_well(lab: Lab) -> None:
+    """All dead at once: that is what a mistake in the checks looks like."""
+    lb = await lab.balance("tcp", await lab.backend(silent), await lab.backend(silent), close_spread=0.0)
+    async with await lb.connect() as client:
+        await lb.until(lambda: sum(backend.active for backend in lb.backends) == 1)
+        dead = busy(lb)
+        found(lb, 1 - dead)
+        found(lb, dead)
+        with trio.move_on_after(0.4) as waited:
+            await client.receive_some(1)
+        assert waited.cancelled_caught
+
+
+async def test_a_watch_goes_on_elsewhere(lab: Lab) -> None:
+    masters = Masters(sending(HEAD + chunk(event(5)) + b"ff\r\n{", "stay"), sending(HEAD + chunk(event(6)), "stay"))
+    lb = await masters.start(lab, close_spread=0.1)
+    async with await lb.connect() as client:
+        await client.send_all(request(TARGET))
+        await read_head(client)
+        body = await until_events(client, 1)
+        found(lb, busy(lb))
+        assert payload(body + await until_events(client, 1)) == event(5) + event(6)
+    assert lb.listener.watches_resumed == 1
+
+
+@pytest.mark.parametrize(("method", "answer"), [("GET", b"200"), ("POST", b"502")])
+async def test_a_request_without_an_answer(lab: Lab, method: str, answer: bytes) -> None:
+    """A GET is asked again; what may have been executed is not."""
+
+    async def first(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    masters = Masters(first, sending(OK, "stay"))
+    lb = await masters.start(lab, close_spread=0.0)
+    async with await lb.connect() as client:
+        await client.send_all(
+            request("/api/v1/pods", *(["Content-Length: 0"] if method == "POST" else []), method=method)
+        )
+        await lb.until(lambda: len(masters.targets) == 1)
+        found(lb, busy(lb))
+        assert (await read_head(client)).split()[1] == answer
+
+
+async def test_a_body_is_cut_and_idle_connections_are_dropped(lab: Lab) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        while head := await next_head(stream):
+            await stream.send_all(OK if b"small" in head else b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+
+    lb = await lab.balance("http", await lab.backend(serve), await lab.backend(serve), close_spread=0.0)
+    async with await lb.connect() as client, await lb.connect() as other:
+        await other.send_all(request("/small") * 2)
+        await read_exactly(other, 2 * len(OK))
+        assert [backend.idle for backend in lb.backends] == [1, 1]
+        await client.send_all(request("/large"))
+        await read_head(client)
+        dead = busy(lb)
+        found(lb, dead)
+        with pytest.raises(trio.BrokenResourceError):
+            await read_all(client)
+        await lb.until(lambda: lb.backends[dead].idle == 0 and lb.backends[1 - dead].idle == 1)

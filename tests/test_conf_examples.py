@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,7 +123,7 @@ def _changed_reference(draw: st.DrawFn) -> dict[str, Any]:
         if draw(st.booleans()) and isinstance(holder, dict):
             holder.pop(key, None)
         else:
-            holder[key] = draw(_values)
+            holder[key] = copy.deepcopy(draw(_values))  # the next round may change what is inside of it
     return tree
 
 

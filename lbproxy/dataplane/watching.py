@@ -68,11 +68,11 @@ class WatchFailover(RequestBody):
         watch, selection, backend, peer = self.watch, self._selection, self._backend, self.peer
         if watch is None or selection is None or not watch.can_resume():
             return False
-        if not watch.resuming:
-            watch.resuming = True
+        if not watch.resuming and not watch.body.stream.refused:
             selection.restart(selection.key)
             if peer is not None:
-                selection.tried = peer.bit  # the one that it has just lost is asked last
+                selection.tried = peer.bit  # the one that it has just lost is not asked
+        watch.resuming = True  # else the walk goes on: who has refused once is not asked again
         if reason:
             self._blame(reason)
         elif peer is not None:

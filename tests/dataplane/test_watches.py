@@ -139,6 +139,20 @@ async def test_one_that_cannot_go_on_is_passed_over(lab: Lab) -> None:
     assert len(masters.targets) == 3
 
 
+async def test_a_version_that_nobody_remembers(lab: Lab) -> None:
+    """Every master is asked once, then the client is told what the last one said, and lists again."""
+    gone = b'{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","code":410}}\n'
+    masters = Masters(sending(HEAD + chunk(event(5))), *[sending(HEAD + chunk(gone) + LAST, "stay")] * 9)
+    lb = await masters.start(lab)
+    async with await lb.connect() as client:
+        await client.send_all(request(TARGET))
+        await read_head(client)
+        expected = chunk(event(5)) + chunk(gone) + LAST
+        assert await read_exactly(client, len(expected)) == expected
+    assert len(masters.targets) == 3
+    assert lb.listener.watches_not_resumed == 1
+
+
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 410 Gone\r\n\r\n"])
 async def test_when_nobody_goes_on_it_ends_as_at_a_timeout(lab: Lab, answer: bytes) -> None:
     masters = Masters(

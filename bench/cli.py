@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from bench.contenders import Contender, contenders
 from bench.field import takes_part
+from bench.html import page
 from bench.machine import INSTALL, missing_tools
 from bench.measure import Settings
 from bench.scenarios import SCENARIOS
@@ -25,6 +27,8 @@ PRESETS = {"quick": Settings(3, 1, 16), "normal": Settings(5, 2, 16), "full": Se
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 all ran and every byte was right, 1 not so, 2 wrong usage or a missing program."""
     args = _parser().parse_args(argv)
+    if args.render:
+        return _render(args.render, args.html)
     everyone = contenders(shlex.split(args.lbproxy))
     try:
         selection, trials = choose(everyone, args)
@@ -43,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"run.py: {error.name} is not installed; it is in the dependency group `bench`", file=sys.stderr)
         return 2
-    return Session(args.preset, _settings(args), selection, trials, not args.no_pin, args.results, args.json).run()
+    return Session(
+        args.preset, _settings(args), selection, trials, not args.no_pin, args.results, args.json, args.html
+    ).run()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,12 +67,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--connections", type=_positive, help="open connections (default 16)")
     parser.add_argument("--no-pin", action="store_true", help="let the kernel choose the CPUs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="the page goes here instead of beside the result")
+    parser.add_argument("--render", type=Path, metavar="RESULT", help="make the page of an old result, and exit")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where every result is kept")
     parser.add_argument(
         "--lbproxy", default=f"{sys.executable} -m lbproxy", metavar="COMMAND", help="default: %(default)s"
     )
     parser.add_argument("--list", action="store_true", help="name what would run, and exit")
     return parser
+
+
+def _render(result: Path, file: Path | None) -> int:
+    try:
+        text = page(json.loads(result.read_text()))
+    except (OSError, ValueError, KeyError) as error:
+        print(f"run.py: {result}: not a result of this version: {error!r}", file=sys.stderr)
+        return 2
+    target = file or result.with_suffix(".html")
+    target.write_text(text)
+    print(target)
+    return 0
 
 
 def _positive(text: str) -> int:

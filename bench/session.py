@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench.field import Cpus, Field, field
+from bench.html import page
 from bench.load import LoadError
 from bench.machine import machine, versions
 from bench.measure import Run, Settings, measure, turns, warm_up
@@ -38,6 +40,7 @@ class Session:
     pin: bool
     results: Path  # the directory where every result is kept
     json: Path | None
+    html: Path | None
 
     def run(self) -> int:
         """Exit status: 0 all ran without an error and with every byte, 1 otherwise, 130 interrupted."""
@@ -130,6 +133,8 @@ class Session:
             return 130 if report.interrupted else 1
         files = [self.results / _file_name(report), *([self.json] if self.json else [])]
         report.save(*files)
+        html = self.html or files[0].with_suffix(".html")
+        html.write_text(page(json.loads(report.as_json())))
         console.print()
         console.print(report.heading(), highlight=False, style="dim")
         if report.runs:
@@ -137,7 +142,7 @@ class Session:
             console.print(explanation(), highlight=False, style="dim")
         if report.trial_runs:
             console.print(trial_table(report.trial_rows()))
-        console.print(f"kept as {', '.join(str(file) for file in files)}", highlight=False)
+        console.print(f"kept as {', '.join(str(file) for file in (*files, html))}", highlight=False)
         return 130 if report.interrupted else 0 if report.sound else 1
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lbproxy.dataplane.watching import Watch
 
 CHUNK = 65536  # bytes per recv()
+EVENT = 4096  # bytes per recv() of a watch that comes in single events
 TURNS = 16  # full reads before other connections get a turn
 BULK = 2  # full reads in a row that make it bulk, for pipes.py
 IN_OUT = IN | OUT
@@ -82,8 +83,9 @@ class BackendConnection:
 
     def write(self, data: bytes) -> bool:
         """Send; what is not taken is kept, and then False. Raises OSError when the connection is broken."""
+        send = self._send
         try:
-            sent = self._send(data)
+            sent = send(data)
         except BlockingIOError:
             sent = 0
         if sent == len(data):
@@ -101,20 +103,26 @@ class BackendConnection:
                 self.discard()
             return
         if events == IN_OUT and not (self.out or client.out or self._in_bulk):  # as read(), without the loop
+            watch = client.watch
+            # A watch keeps the piece that its last event came in: better one that was not cut from a large buffer.
+            size = CHUNK if watch is None else EVENT
+            recv = self._recv  # by name: a call of a slot that is no method takes Python's slow way
             try:
-                data = self._recv(CHUNK)
+                data = recv(size)
             except BlockingIOError:
                 return
             except OSError as error:
                 self._broken(error.errno)
                 return
-            if not data:
+            if watch is not None and self.left == CHUNKED and watch.body.passes(data):
+                client.write(data)
+            elif not data:
                 self._on_eof()
             elif self.left == AWAITING_HEAD:
                 self._on_head_bytes(client, data)
             else:
                 self._on_body(data)
-            if len(data) == CHUNK and self.client is client:
+            if len(data) == size and self.client is client:
                 self.read()
             return
         if events & OUT and self.out:

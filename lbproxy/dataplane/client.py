@@ -53,8 +53,9 @@ class HttpConnection(PlainExchange):
 
     def on_event(self, events: int) -> None:
         if events == IN_OUT and self.phase == READING and not (self._in or self.out):
+            recv = self._recv  # by name: a call of a slot that is no method takes Python's slow way
             try:
-                data = self._recv(CHUNK)
+                data = recv(CHUNK)
             except BlockingIOError:
                 return
             except OSError:
@@ -266,8 +267,9 @@ class HttpConnection(PlainExchange):
         if self.out:
             self.out += data
             return
+        send = self._send
         try:
-            sent = self._send(data)
+            sent = send(data)
         except BlockingIOError:
             sent = 0
         except OSError:

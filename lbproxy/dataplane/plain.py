@@ -73,8 +73,9 @@ class PlainExchange(Exchange):
         listener = self.listener
         self._status = status = head.status
         listener.classes[status // 100] += 1
+        send = self._send
         try:
-            sent = self._send(data)
+            sent = send(data)
         except BlockingIOError:
             sent = 0
         except OSError:

@@ -17,7 +17,7 @@ import json
 import re
 
 from lbproxy.core.watch.progress import INITIAL_END, Phase
-from lbproxy.core.watch.stream import WatchStream
+from lbproxy.core.watch.stream import MAX_UNREAD, WatchStream
 
 _DEPTH = 12
 """Nested objects that are walked over; in managedFields there is one for each level of the object they describe."""
@@ -67,6 +67,20 @@ class JsonStream(WatchStream):
             and data.startswith(b'{"type":"', pos)
             and not self._held
         )
+
+    def take(self, data: bytes, pos: int, end: int) -> bool:
+        # As is_event() and the general take(), without the calls.
+        if (
+            self._phase is not _ORDERED
+            or len(data) > MAX_UNREAD
+            or data.find(b"\n", pos) != end - 1
+            or not data.startswith(b'{"type":"', pos)
+            or self._held
+        ):
+            return super().take(data, pos, end)
+        self.events += 1
+        self._unread, self._unread_pos, self._unread_end = data, pos, end
+        return True
 
     def _scan(self, data: bytes | bytearray, pos: int, end: int) -> int:
         newline = data.find(b"\n", pos + self._searched, end)

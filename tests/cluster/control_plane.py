@@ -39,8 +39,9 @@ def binaries() -> Path:
 class ControlPlane:
     """The processes, by name, and the files that they need."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, shutdown_delay: int = SHUTDOWN_DELAY) -> None:
         self.directory = directory
+        self.shutdown_delay = shutdown_delay
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -90,55 +91,60 @@ class ControlPlane:
     def up(self) -> None:
         """Start etcd and three masters, and wait until all are ready. Raises TimeoutError with where to look."""
         self.make_certificates()
-        self._start(
-            "etcd",
-            [
-                "etcd",
-                f"--data-dir={self.directory / 'etcd'}",
-                "--unsafe-no-fsync",
-                f"--listen-client-urls={ETCD}",
-                f"--advertise-client-urls={ETCD}",
-                f"--listen-peer-urls={ETCD_PEER}",
-                f"--initial-advertise-peer-urls={ETCD_PEER}",
-                f"--initial-cluster=default={ETCD_PEER}",
-            ],
-        )
+        self.start_etcd()
         for number in range(3):
             self.start_master(number)
         for number in range(3):
             self.wait_ready(number)
 
+    def start_etcd(self) -> None:
+        """Start the one etcd, on what it has stored before."""
+        self._start("etcd", self.etcd_command())
+
+    def etcd_command(self) -> list[str]:
+        return [
+            "etcd",
+            f"--data-dir={self.directory / 'etcd'}",
+            "--unsafe-no-fsync",
+            f"--listen-client-urls={ETCD}",
+            f"--advertise-client-urls={ETCD}",
+            f"--listen-peer-urls={ETCD_PEER}",
+            f"--initial-advertise-peer-urls={ETCD_PEER}",
+            f"--initial-cluster=default={ETCD_PEER}",
+        ]
+
     def start_master(self, number: int) -> None:
         """Start an apiserver and its door."""
-        host, files = MASTERS[number], self.directory
-        self._start(
-            f"apiserver{number}",
-            [
-                str(binaries() / "kube-apiserver"),
-                f"--etcd-servers={ETCD}",
-                f"--bind-address={host}",
-                f"--advertise-address={host}",
-                "--secure-port=6443",
-                "--endpoint-reconciler-type=none",
-                "--service-cluster-ip-range=10.96.0.0/16",
-                "--service-account-issuer=https://kubernetes.default.svc",
-                f"--service-account-key-file={files}/service-accounts.key",
-                f"--service-account-signing-key-file={files}/service-accounts.key",
-                f"--client-ca-file={files}/ca.crt",
-                f"--tls-cert-file={files}/server.crt",
-                f"--tls-private-key-file={files}/server.key",
-                "--authorization-mode=RBAC",
-                f"--shutdown-delay-duration={SHUTDOWN_DELAY}s",
-            ],
-        )
-        door = ["kubectl", f"--kubeconfig={self.kubeconfig('admin', f'https://{host}:6443')}", "proxy"]
-        self._start(
-            f"door{number}", [*door, f"--address={host}", "--port=8080", "--accept-hosts=.*", "--disable-filter=true"]
-        )
+        self._start(f"apiserver{number}", self.apiserver_command(number))
+        self._start(f"door{number}", self.door_command(number))
 
-    def start_managers(self, copies: int = 2) -> None:
+    def apiserver_command(self, number: int) -> list[str]:
+        host, files = MASTERS[number], self.directory
+        return [
+            str(binaries() / "kube-apiserver"),
+            f"--etcd-servers={ETCD}",
+            f"--bind-address={host}",
+            f"--advertise-address={host}",
+            "--secure-port=6443",
+            "--endpoint-reconciler-type=none",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={files}/service-accounts.key",
+            f"--service-account-signing-key-file={files}/service-accounts.key",
+            f"--client-ca-file={files}/ca.crt",
+            f"--tls-cert-file={files}/server.crt",
+            f"--tls-private-key-file={files}/server.key",
+            "--authorization-mode=RBAC",
+            f"--shutdown-delay-duration={self.shutdown_delay}s",
+        ]
+
+    def door_command(self, number: int) -> list[str]:
+        host = MASTERS[number]
+        door = ["kubectl", f"--kubeconfig={self.kubeconfig('admin', f'https://{host}:6443')}", "proxy"]
+        return [*door, f"--address={host}", "--port=8080", "--accept-hosts=.*", "--disable-filter=true"]
+
+    def start_managers(self, copies: int = 2, server: str = f"https://{BALANCER_TLS}") -> None:
         """Controller-managers and schedulers that elect a leader, through the balancer."""
-        server = f"https://{BALANCER_TLS}"
         for copy in range(copies):
             for name, port in (("kube-controller-manager", 10257), ("kube-scheduler", 10259)):
                 arguments = [

@@ -1,0 +1,96 @@
+"""The scenarios: what happens to the masters, and that they come back. Each takes less than a minute."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.cluster.chaos.audit import busiest_master
+from tests.cluster.chaos.plane import ChaosPlane
+from tests.cluster.control_plane import MASTERS
+
+DEAD_FOR = 2.0  # seconds until a killed master is started again
+BETWEEN = 4.0  # seconds from a master's readiness to the next accident: three checks of a balancer
+DARK_FOR = 25.0  # seconds: enough for a lease to be lost (10 s), not for client-go to find out by itself (45 s)
+GRACE = 3.0  # seconds after the shutdown delay until a master that waits for its watches is killed
+ETCD_AWAY = 5.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    name: str
+    title: str
+    run: Callable[[ChaosPlane], None]
+    shutdown_delay: int = 0  # of the masters
+
+
+def scenarios() -> dict[str, Scenario]:
+    """In the order of a run: those in which masters are restarted leave masters of different ages behind."""
+    every = (
+        Scenario("calm", "nothing happens", _calm),
+        Scenario("dark", "a master's packets vanish for 25 s", _dark),
+        Scenario("frozen", "a master stopped (SIGSTOP) for 25 s", _frozen),
+        Scenario("etcd", "etcd away for 5 s", _etcd),
+        Scenario("slow", "a master that gets a fifth of its CPU for 15 s", _slow),
+        Scenario("kill", "two masters killed (kill -9) one after the other, and back", _kill_two),
+        Scenario("rolling-delay", "rolling restart, shutdown delay 3 s", _rolling, shutdown_delay=3),
+        Scenario("rolling", "rolling restart, no shutdown delay", _rolling),
+        Scenario("all", "all masters killed, and back", _kill_all),
+    )
+    return {one.name: one for one in every}
+
+
+def _calm(_plane: ChaosPlane) -> None:
+    time.sleep(10)
+
+
+def _kill_two(plane: ChaosPlane) -> None:
+    """The busiest first. The third stays, because only masters that were there before know what an idle watch knows."""
+    first = busiest_master(plane)
+    for number in (first, (first + 1) % len(MASTERS)):
+        plane.kill_master(number)
+        time.sleep(DEAD_FOR)
+        plane.bring_back(number)
+        time.sleep(BETWEEN)
+
+
+def _dark(plane: ChaosPlane) -> None:
+    with plane.dark(busiest_master(plane)):
+        time.sleep(DARK_FOR)
+
+
+def _frozen(plane: ChaosPlane) -> None:
+    with plane.frozen(busiest_master(plane)):
+        time.sleep(DARK_FOR)
+
+
+def _rolling(plane: ChaosPlane) -> None:
+    for number in range(len(MASTERS)):
+        plane.terminate_gracefully(number, plane.shutdown_delay + GRACE)
+        plane.bring_back(number)
+        time.sleep(BETWEEN)
+
+
+def _etcd(plane: ChaosPlane) -> None:
+    etcd = plane.processes.pop("etcd")
+    etcd.send_signal(signal.SIGTERM)
+    etcd.wait(10)
+    time.sleep(ETCD_AWAY)
+    plane.start_etcd()
+    plane.wait_all_ready()
+
+
+def _slow(plane: ChaosPlane) -> None:
+    with plane.starved(busiest_master(plane), run=0.1, stop=0.4):
+        time.sleep(15)
+
+
+def _kill_all(plane: ChaosPlane) -> None:
+    for number in range(len(MASTERS)):
+        plane.kill_master(number)
+    time.sleep(DEAD_FOR)
+    for number in range(len(MASTERS)):
+        plane.start_master(number)
+    plane.wait_all_ready()

@@ -1,0 +1,85 @@
+"""lbproxy in http mode: what clients may see when masters die.
+
+Each test is one scenario with everybody at work: two kubectls (get, create, get -w, rollout status), three Python
+libraries (watch, LISTs, creations), two controller-managers and two schedulers. The counting is that of the comparison
+with other balancers (`python -m tests.cluster.chaos`).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.chaos.arena import Arena
+from tests.cluster.chaos.faults import ETCD_AWAY, scenarios
+from tests.cluster.chaos.outcome import READS, WRITES, Outcome
+
+pytestmark = pytest.mark.cluster
+
+CONTENDER = "lbproxy-http"
+IN_FLIGHT = 2  # mutations that may have been at a killed master
+
+
+def outcome_of(place: Arena, name: str) -> Outcome:
+    outcome = place.round(scenarios()[name])
+    print(f"{name}: {outcome}")
+    return outcome
+
+
+def assert_nothing_noticed(outcome: Outcome) -> None:
+    """By readers, watchers and leaders: no error, no LIST, every event once and in order."""
+    assert outcome.errors(*READS) == 0
+    assert outcome.errors("watch", "rollout") == 0
+    assert outcome.lists == {}
+    assert [(one.missed, one.doubled, one.backwards) for one in outcome.watchers.values()] == [(0, 0, 0)] * 5
+    assert outcome.leaders_lost == outcome.managers_ended == 0
+    assert_mutations_once(outcome)
+
+
+def assert_mutations_once(outcome: Outcome) -> None:
+    assert outcome.mutations.sent > 0
+    assert outcome.mutations.doubled == outcome.mutations.lost == 0
+
+
+def test_calm(place: Arena) -> None:
+    """The control: what is counted when nothing happens is nothing."""
+    outcome = outcome_of(place, "calm")
+    assert_nothing_noticed(outcome)
+    assert outcome.errors(*WRITES) == 0
+
+
+def test_two_masters_are_killed(place: Arena) -> None:
+    outcome = outcome_of(place, "kill")
+    assert_nothing_noticed(outcome)
+    assert outcome.errors(*WRITES) <= IN_FLIGHT
+
+
+def test_a_master_goes_dark(place: Arena) -> None:
+    """Found out and cut within 5 s; calls that hung at it are slow, and none of its watches ends."""
+    outcome = outcome_of(place, "dark")
+    assert_nothing_noticed(outcome)
+    assert outcome.recovered <= 5
+    assert outcome.lease_gap < 10
+
+
+def test_a_master_is_frozen(place: Arena) -> None:
+    """Its kernel still answers for it: 7 s."""
+    outcome = outcome_of(place, "frozen")
+    assert_nothing_noticed(outcome)
+    assert outcome.recovered <= 7
+    assert outcome.lease_gap < 10
+
+
+@pytest.mark.parametrize("name", ["rolling-delay", "rolling"])
+def test_a_rolling_restart(place: Arena, name: str) -> None:
+    outcome = outcome_of(place, name)
+    assert_nothing_noticed(outcome)
+    assert outcome.errors(*WRITES) == 0
+
+
+def test_etcd_is_away(place: Arena) -> None:
+    """No master can work, and none is dead: errors are the masters' own, watches live, and all is well again soon."""
+    outcome = outcome_of(place, "etcd")
+    assert_mutations_once(outcome)
+    assert outcome.errors("watch", "rollout") == 0
+    assert [(one.missed, one.doubled) for one in outcome.watchers.values()] == [(0, 0)] * 5
+    assert outcome.recovered <= ETCD_AWAY + 10

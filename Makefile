@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 K8S_BIN ?= $(HOME)/.cache/lbproxy/k8s
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster lint format bench clean
+.PHONY: help demo test test-cluster chaos lint format bench clean
 
 help: ## this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -20,6 +20,10 @@ test: $(VENV)/.test ## install and run all tests but those of the real cluster
 test-cluster: $(VENV)/.test ## build a real Kubernetes control plane (6 minutes, once) and run its tests
 	LBPROXY_K8S_BIN=$(K8S_BIN) tests/cluster/build.sh
 	LBPROXY_K8S_BIN=$(K8S_BIN) $(BIN)/python -m pytest -m cluster tests/cluster -s $(ARGS)
+
+chaos: $(VENV)/.test ## what clients see when masters die behind lbproxy, nginx and HAProxy (40 minutes, root)
+	LBPROXY_K8S_BIN=$(K8S_BIN) tests/cluster/build.sh
+	LBPROXY_K8S_BIN=$(K8S_BIN) $(BIN)/python -m tests.cluster.chaos $(ARGS)
 
 lint: $(VENV)/.test $(VENV)/.lint $(VENV)/.bench ## ruff and mypy --strict
 	$(BIN)/ruff format --check .

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds a real kube-apiserver, kube-controller-manager and kube-scheduler (Kubernetes 1.20) from Debian's source
-# package, and installs etcd and kubectl. About six minutes on two cores, once; the binaries are kept in
-# $LBPROXY_K8S_BIN. Needs Debian 12 and root (for apt-get).
+# package, and installs etcd, kubectl and what the chaos tests need. About six minutes on two cores, once; the binaries
+# are kept in $LBPROXY_K8S_BIN. Needs Debian 12 and root (for apt-get).
 set -euo pipefail
 
 bin=$(realpath -m "${LBPROXY_K8S_BIN:-$HOME/.cache/lbproxy/k8s}")
@@ -17,6 +17,8 @@ have_all() {
 packages=()
 command -v etcd > /dev/null || packages+=(etcd-server)
 command -v kubectl > /dev/null || packages+=(kubernetes-client)
+command -v haproxy > /dev/null || packages+=(haproxy)
+command -v nft > /dev/null || packages+=(nftables)
 have_all || packages+=(golang-go dpkg-dev)
 
 mkdir -p "$bin" "$work"

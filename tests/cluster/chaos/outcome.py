@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from tests.cluster.chaos.audit import CONTROLLERS, Asked, renewals
 from tests.cluster.chaos.history import Stored
@@ -79,6 +80,16 @@ class Outcome:
 
     def errors(self, *operations: str) -> int:
         return sum(client.errors.get(operation, 0) for client in self.clients.values() for operation in operations)
+
+
+def restore(plain: dict[str, Any]) -> Outcome:
+    """An outcome that was written as JSON, from dataclasses.asdict."""
+    parts = {
+        "clients": {name: Client(**one) for name, one in plain["clients"].items()},
+        "watchers": {name: Watcher(**one) for name, one in plain["watchers"].items()},
+        "mutations": Mutations(**plain["mutations"]),
+    }
+    return Outcome(**{**plain, **parts})
 
 
 def judge(evidence: Evidence) -> Outcome:

@@ -20,9 +20,10 @@ from tests.cluster.chaos.table import markdown
 
 
 def main() -> int:
+    usual = [name for name, scenario in scenarios().items() if scenario.usual]
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.chaos", description=__doc__)
     parser.add_argument("--against", default=",".join(contenders()), help="balancers, with commas")
-    parser.add_argument("--scenarios", default=",".join(scenarios()), help="faults, with commas")
+    parser.add_argument("--scenarios", default=",".join(usual), help="faults, with commas")
     parser.add_argument("--json", type=Path, help="where to write the results; those of others that are in it stay")
     parser.add_argument("--directory", type=Path, help="where to keep logs and journals (default: a temporary one)")
     wanted = parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -34,8 +35,9 @@ class Arena:
         """One scenario, with all masters well before it. Raises TimeoutError if they are not."""
         self._restart_masters_for(scenario)
         self.plane.wait_all_ready()
+        began = time.time()
         with self._managers():
-            return Round(self.plane, self.contender, scenario, self.programs).run()
+            return Round(self.plane, self.contender, scenario, self.programs, began).run()
 
     @contextmanager
     def _managers(self) -> Iterator[None]:

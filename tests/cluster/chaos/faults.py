@@ -1,4 +1,4 @@
-"""The scenarios: what happens to the masters, and that they come back. Each takes less than a minute."""
+"""The scenarios: what happens to the masters, and that they come back. All usual ones take less than a minute."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ DEAD_FOR = 2.0  # seconds until a killed master is started again
 BETWEEN = 4.0  # seconds from a master's readiness to the next accident: three checks of a balancer
 DARK_FOR = 25.0  # seconds: enough for a lease to be lost (10 s), not for client-go to find out by itself (45 s)
 GRACE = 3.0  # seconds after the shutdown delay until a master that waits for its watches is killed
+BOOKMARKS = 62.0  # seconds: a watch that allows them gets one each minute
 ETCD_AWAY = 5.0  # seconds
 
 
@@ -24,6 +25,7 @@ class Scenario:
     title: str
     run: Callable[[ChaosPlane], None]
     shutdown_delay: int = 0  # of the masters
+    usual: bool = True  # part of a run that names no scenarios
 
 
 def scenarios() -> dict[str, Scenario]:
@@ -37,6 +39,7 @@ def scenarios() -> dict[str, Scenario]:
         Scenario("kill", "two masters killed (kill -9) one after the other, and back", _kill_two),
         Scenario("rolling-delay", "rolling restart, shutdown delay 3 s", _rolling, shutdown_delay=3),
         Scenario("rolling", "rolling restart, no shutdown delay", _rolling),
+        Scenario("upgrade", "rolling restart, a minute between masters", _upgrade, shutdown_delay=3, usual=False),
         Scenario("all", "all masters killed, and back", _kill_all),
     )
     return {one.name: one for one in every}
@@ -71,6 +74,14 @@ def _rolling(plane: ChaosPlane) -> None:
         plane.terminate_gracefully(number, plane.shutdown_delay + GRACE)
         plane.bring_back(number)
         time.sleep(BETWEEN)
+
+
+def _upgrade(plane: ChaosPlane) -> None:
+    """As kubeadm and kubelets do it: by then every idle watch has had a bookmark that the restarted master knows."""
+    for number in range(len(MASTERS)):
+        plane.terminate_gracefully(number, plane.shutdown_delay + GRACE)
+        plane.bring_back(number)
+        time.sleep(BOOKMARKS)
 
 
 def _etcd(plane: ChaosPlane) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 from tests.cluster.chaos.audit import CONTROLLERS, Asked, renewals
@@ -18,6 +19,8 @@ from tests.cluster.chaos.journal import Call, Event
 SLOW = 2.0  # seconds: whoever waits longer for an answer or an event has noticed
 READS = ("get", "list")
 WRITES = ("create", "apply")
+LONG = ("watch", "rollout")
+PEACE = 2.0  # seconds without trouble, after which the next one is another one
 LEASES = ("kube-controller-manager", "kube-scheduler")
 
 
@@ -33,6 +36,7 @@ class Evidence:
     watched: str  # the namespace
     leaders_lost: int
     managers_ended: int
+    deaf: int  # reflectors that a change did not reach when all was over
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,8 @@ class Outcome:
     lease_gap: float
     leaders_lost: int
     managers_ended: int
-    recovered: float  # seconds from the fault to the end of the last call that failed or was slow
+    deaf: int
+    trouble: float  # seconds: the longest time in which there were always calls that failed or waited, or events late
 
     def errors(self, *operations: str) -> int:
         return sum(client.errors.get(operation, 0) for client in self.clients.values() for operation in operations)
@@ -95,7 +100,6 @@ def restore(plain: dict[str, Any]) -> Outcome:
 def judge(evidence: Evidence) -> Outcome:
     calls = [call for call in evidence.calls if call.ended >= evidence.fault]
     late = _delays(evidence)
-    troubled = _troubled(calls, late)
     return Outcome(
         clients={name: _client([call for call in calls if call.client == name]) for name in _names(calls)},
         watchers={name: _watcher(name, evidence, late) for name in _names(evidence.events)},
@@ -103,9 +107,10 @@ def judge(evidence: Evidence) -> Outcome:
         lists=_count(_relists(evidence)),
         watches=_count(one for one in _requests(evidence) if one.verb == "watch"),
         lease_gap=round(max((_gap(evidence, lease) for lease in LEASES), default=0.0), 2),
-        leaders_lost=evidence.leaders_lost,
+        leaders_lost=max(evidence.leaders_lost, evidence.managers_ended),  # the next one has to wait for its turn
         managers_ended=evidence.managers_ended,
-        recovered=round(max(troubled) - evidence.fault, 2) if troubled else 0.0,
+        deaf=evidence.deaf,
+        trouble=round(_longest(_troubles(calls, late), evidence.fault), 2),
     )
 
 
@@ -114,7 +119,7 @@ def _names(entries: Sequence[Call] | Sequence[Event]) -> list[str]:
 
 
 def _client(calls: list[Call]) -> Client:
-    short = [call for call in calls if call.operation not in ("watch", "rollout")]
+    short = [call for call in calls if call.operation not in LONG]
     failed = [call for call in calls if call.error]
     return Client(
         calls=len(short),
@@ -141,14 +146,22 @@ def _delays(evidence: Evidence) -> dict[str, list[tuple[float, float]]]:
     return delays
 
 
-def _troubled(calls: Iterable[Call], late: Mapping[str, list[tuple[float, float]]]) -> list[float]:
-    """The moments at which somebody noticed."""
-    bad = [call.ended for call in calls if call.error or (call.operation != "watch" and _slow(call))]
-    return bad + [at for delays in late.values() for at, delay in delays if delay > SLOW]
+def _troubles(calls: Iterable[Call], late: Mapping[str, list[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """From when to when somebody waited. A watch that ends is an instant: until then all was well."""
+    bad = [call for call in calls if call.error or (call.operation not in LONG and _took(call) > SLOW)]
+    waits = [(call.ended if call.operation in LONG else call.began, call.ended) for call in bad]
+    return waits + [(at - delay, at) for delays in late.values() for at, delay in delays if delay > SLOW]
 
 
-def _slow(call: Call) -> bool:
-    return call.operation != "rollout" and _took(call) > SLOW
+def _longest(troubles: list[tuple[float, float]], fault: float) -> float:
+    """Of the times that are left when all that overlap or almost touch are taken together."""
+    longest, start, end = 0.0, fault, -inf
+    for began, ended in sorted(troubles):
+        if began > end + PEACE:
+            start = max(began, fault)
+        end = max(end, ended)
+        longest = max(longest, end - start)
+    return longest
 
 
 def _watcher(name: str, evidence: Evidence, late: Mapping[str, list[tuple[float, float]]]) -> Watcher:

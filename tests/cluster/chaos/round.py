@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
@@ -30,8 +30,10 @@ KUBECTL_PAUSE = 1.2  # seconds between a kubectl's end and the next one's start
 LIBRARY_PAUSE = 0.3
 START_TIMEOUT = 40.0  # seconds for clients and managers
 SETTLE_TIMEOUT = 25.0  # seconds after the fault for everybody to work again
+INFORMERS = {"controller-manager": 40, "scheduler": 9}  # watches of a leader that is at work: not all, but most of them
 QUIET_CONTROLLERS = 3.0  # seconds without a LIST of theirs
 TAIL_TIMEOUT = 10.0  # seconds for the last events
+ROLLED_OUT = {"observedGeneration": 2, "replicas": 0, "updatedReplicas": 0, "availableReplicas": 0}
 ROOT = Path(__file__).parents[3]
 
 _numbers = count(1)
@@ -43,6 +45,7 @@ class Round:
     contender: Contender
     scenario: Scenario
     programs: Programs
+    managers_since: float  # when they were started
     directory: Path = field(init=False)
     pace: Pace = field(default_factory=Pace)
 
@@ -57,7 +60,7 @@ class Round:
     def run(self) -> Outcome:
         """Raises TimeoutError if not everybody was at work before the fault."""
         self._prepare()
-        with self._kubectls(), self._libraries() as libraries:
+        with self._kubectls() as kubectls, self._libraries() as libraries:
             until(lambda: len(self._watching()) == self._watchers, "all watch", START_TIMEOUT)
             self._tell(libraries, "go")
             self.pace.started.set()
@@ -73,9 +76,10 @@ class Round:
             ended = len(self.plane.ended_managers())
             lost = sum(1 for lease, term in self._terms().items() if term != terms[lease])
             end = time.time()
+            deaf = self._finish_rollouts(kubectls)
             self.pace.over.set()
         self.own_journal.finish()
-        return judge(self._evidence(fault, end, last, lost, ended))
+        return judge(self._evidence(fault, end, last, lost, ended, deaf))
 
     # -- before --------------------------------------------------------------------------------------------------
 
@@ -212,10 +216,23 @@ class Round:
             print(f"{self.name}: not everybody has seen the last event", file=sys.stderr)
         return last
 
+    def _finish_rollouts(self, kubectls: list[Kubectl]) -> int:
+        """Say what a controller says when nothing is left to roll out; how many reflectors have not heard it."""
+        for one in kubectls:
+            path = f"/apis/apps/v1/namespaces/{self.watched}/deployments/{one.deployment}"
+            self.plane.call("PATCH", path, {"spec": {"replicas": 0}})
+            self.plane.call("PATCH", f"{path}/status", {"status": ROLLED_OUT})
+        with suppress(TimeoutError):
+            until(lambda: all(one.rolled_out for one in kubectls), "all rollouts end", TAIL_TIMEOUT)
+        return sum(1 for one in kubectls if not one.rolled_out)
+
     def _controllers_settled(self) -> bool:
         """A new leader lists everything there is, once; LISTs are counted when it has done so."""
-        recent = self._asked(time.time(), since=time.time() - QUIET_CONTROLLERS)
-        return not any(one.verb == "list" and one.client in audit.CONTROLLERS for one in recent)
+        now = time.time()
+        asked = [one for one in self._asked(now, self.managers_since) if one.client in audit.CONTROLLERS]
+        watching = Counter(one.client for one in asked if one.verb == "watch")
+        listing = any(one.verb == "list" and one.at > now - QUIET_CONTROLLERS for one in asked)
+        return not listing and all(watching[name] >= INFORMERS[name] for name in audit.CONTROLLERS)
 
     # -- what came of it -----------------------------------------------------------------------------------------
 
@@ -228,7 +245,9 @@ class Round:
             found[name] = (spec["holderIdentity"], spec["leaseTransitions"])
         return found
 
-    def _evidence(self, fault: float, end: float, last: int, leaders_lost: int, managers_ended: int) -> Evidence:
+    def _evidence(
+        self, fault: float, end: float, last: int, leaders_lost: int, managers_ended: int, deaf: int
+    ) -> Evidence:
         calls, events = self._read()
         stored = self._stored()
         return Evidence(
@@ -242,6 +261,7 @@ class Round:
             watched=self.watched,
             leaders_lost=leaders_lost,
             managers_ended=managers_ended,
+            deaf=deaf,
         )
 
 

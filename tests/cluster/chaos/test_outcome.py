@@ -42,6 +42,7 @@ CALM = Evidence(
     watched="watched",
     leaders_lost=0,
     managers_ended=0,
+    deaf=0,
 )
 
 
@@ -54,7 +55,7 @@ def test_nothing_went_wrong() -> None:
     assert outcome.errors("list", "create", "watch") == 0
     assert watcher(CALM) == Watcher(2, 0, 0, 0, 0, worst_delay=0.0)
     assert (outcome.mutations.sent, outcome.mutations.acknowledged) == (2, 2)
-    assert outcome.recovered == 0.0
+    assert outcome.trouble == 0.0
     assert outcome.lists == outcome.watches == {}
 
 
@@ -63,18 +64,24 @@ def test_errors_count_from_the_fault_on() -> None:
     outcome = judge(replace(CALM, calls=[*CALM.calls, early, late]))
     assert outcome.clients["kr8s"].errors == {"list": 1}
     assert outcome.clients["kr8s"].first_error == "reset"
-    assert outcome.recovered == 4.0
 
 
 def test_a_slow_answer_counts_as_trouble() -> None:
     outcome = judge(replace(CALM, calls=[*CALM.calls, call("get", 106.0, took=4.0)]))
     assert (outcome.clients["kr8s"].slow, outcome.clients["kr8s"].worst) == (1, 4.0)
-    assert outcome.recovered == 6.0
+    assert outcome.trouble == 4.0
+
+
+def test_trouble_lasts_until_there_is_peace() -> None:
+    failures = [call("list", at, "refused") for at in (101.0, 102.5, 104.0, 110.0, 111.0)]
+    assert judge(replace(CALM, calls=[*CALM.calls, *failures])).trouble == 3.1  # from 100.9 to 104.0
+    before = call("list", 101.0, "reset", took=30.0)  # it was under way when the fault came
+    assert judge(replace(CALM, calls=[*CALM.calls, before])).trouble == 1.0
 
 
 def test_a_long_watch_is_not_slow_and_its_end_is_an_error_only_if_noticed() -> None:
     clean, cut = call("watch", 101.0, took=50.0), call("watch", 103.0, "reset", took=50.0)
-    assert judge(replace(CALM, calls=[*CALM.calls, clean])).recovered == 0.0
+    assert judge(replace(CALM, calls=[*CALM.calls, clean])).trouble == 0.0
     assert watcher(replace(CALM, calls=[*CALM.calls, clean, cut])).ended == 1
 
 
@@ -87,7 +94,7 @@ def test_events_are_compared_with_what_was_stored() -> None:
 def test_a_late_event_is_trouble() -> None:
     outcome = judge(replace(CALM, events=[event(5, 99.1), event(6, 111.0)]))
     assert outcome.watchers["kr8s"].worst_delay == 10.0
-    assert outcome.recovered == 11.0
+    assert outcome.trouble == 10.0
 
 
 def test_mutations() -> None:

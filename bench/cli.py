@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 def _render(result: Path, file: Path | None) -> int:
     try:
         text = page(json.loads(result.read_text()))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         print(f"run.py: {result}: not a result of this version: {error!r}", file=sys.stderr)
         return 2
     target = file or result.with_suffix(".html")

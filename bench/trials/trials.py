@@ -73,12 +73,12 @@ def _reload(start: Start) -> Result:
 
 
 HTTP, TCP = Mode.HTTP, Mode.TCP
-# HAProxy 2.6 is left out where thousands of watches are opened: it overlooks some until their timeout, a minute.
+# HAProxy 2.6 is left out where a thousand watches are opened and more: it overlooks some until their timeout, a minute.
 PROXIES = ("lbproxy", "nginx", "haproxy")
 TRIALS = (
     Trial(
         "watch", HTTP, "a watch event to each of 1,000 watchers", "CPU µs/event", _once(streams.events), 1.2, 1.0,
-        relative=True, quick=True, families=PROXIES,
+        relative=True, quick=True, families=("lbproxy", "nginx"),
     ),
     Trial("idle-watch", HTTP, "resident memory of an idle watch", "KiB", _once(streams.idle_watches), 6, 3,
           families=("lbproxy", "nginx")),

@@ -50,7 +50,7 @@ def test_a_trial_without_nginx_has_no_ratio() -> None:
 
 
 def test_turns_go_there_and_back() -> None:
-    turns = trial_turns([BY_NAME["watch"]], contenders(), 2)
+    turns = trial_turns([BY_NAME["at-rest"]], contenders(), 2)
     names = [turn.contender.name for turn in turns]
     assert names == ["lbproxy-http", "nginx-http", "haproxy-http", "haproxy-http", "nginx-http", "lbproxy-http"]
 

@@ -161,7 +161,7 @@ def _single(parent: str, key: Key, default: Any) -> Any:
             return model
         if not key.optional:
             return Annotated[model, BeforeValidator(_or_empty, json_schema_input_type=model | None)]
-        worded = BeforeValidator(partial(_worded, key), json_schema_input_type=Literal[key.word, False] | model)
+        worded = BeforeValidator(partial(_worded, key), json_schema_input_type=Literal[key.word, False] | model | None)
         return Annotated[model | None, worded]
     reader, schema = _kind(key.kind)
     return Annotated[Any, PlainValidator(partial(_read, key, reader)), WithJsonSchema(_alternatives(key, schema))]
@@ -176,7 +176,9 @@ def _model_for(parent: str, key: Key, default: Any) -> type[Section]:
 
 def _kind(kind: Any) -> tuple[Reader, Schema]:
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return partial(values.choice, kind), {"enum": [member.value for member in kind]}
+        words: list[Any] = [member.value for member in kind]
+        spoken = {"on": True, "off": False}  # what YAML makes of these words
+        return partial(values.choice, kind), {"enum": words + [spoken[word] for word in words if word in spoken]}
     if get_origin(kind) is Literal:
         names = list(get_args(kind))
         return partial(values.one_of, names), {"enum": names}

@@ -198,7 +198,11 @@ def _balance(pool: dict[str, Any]) -> Balance:
 
 
 def _balance_fits_mode(document: Document) -> None:
-    tcp = {listener.get("pool"): path for path, listener in _listeners(document) if listener.get("mode") == "tcp"}
+    tcp = {
+        pool: path
+        for path, listener in _listeners(document)
+        if listener.get("mode") == "tcp" and isinstance(pool := listener.get("pool"), str)
+    }
     for path, pool in _pools(document):
         if path[1] not in tcp:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -259,6 +260,7 @@ async def test_workers_that_cannot_start(
 ) -> None:
     scene = make(1)
     monkeypatch.setattr(sys, "executable", program)
+    gc.collect()  # descriptors that another test has left to it are not to vanish in the middle of this one
     fds = set(os.listdir("/proc/self/fd"))
     with (
         trio.fail_after(PATIENCE),

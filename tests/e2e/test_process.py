@@ -142,7 +142,8 @@ def test_a_killed_worker_is_replaced_and_nobody_is_refused(
         threads = [threading.Thread(target=hammer) for _ in range(4)]
         for thread in threads:
             thread.start()
-        wait_for(lambda: len(outcomes) > 100)
+        wait_for(lambda: running.status()["listeners"][0]["accepted"] > 100)
+        known = running.status()["listeners"][0]["accepted"]
         os.kill(before[0], signal.SIGKILL)
         wait_for(lambda: len(worker_pids(running)) == workers and before[0] not in worker_pids(running))
         count = len(outcomes)
@@ -155,7 +156,7 @@ def test_a_killed_worker_is_replaced_and_nobody_is_refused(
         died = running.wait_event("worker_died")
         assert "was killed by SIGKILL" in died["msg"]
         total = running.status()["listeners"][0]["accepted"]
-        assert total >= outcomes.count("served") * 0.5, "the dead worker's counters are lost"
+        assert total > known, "the dead worker's counters are lost"
 
 
 def test_sigterm_drains(tmp_path: Path, backends: list[Backend]) -> None:
@@ -341,7 +342,8 @@ def test_the_admin_endpoint(tmp_path: Path, backends: list[Backend]) -> None:
 
 def test_a_backend_that_stops_is_out_and_one_that_returns_is_used(tmp_path: Path, backends: list[Backend]) -> None:
     port = free_port()
-    with lbproxy(tmp_path, config(port, backends, "http", "http")) as running:
+    text = config(port, backends, "http", "http").replace("health_check", "slow_start: 0s, health_check")
+    with lbproxy(tmp_path, text) as running:
         wait_for(lambda: len(running.events("health")) == 2)
         backends[0].stop()
         began = time.monotonic()

@@ -12,11 +12,19 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 
 from lbproxy import __version__
+from lbproxy.admin.status import spread_of
 from lbproxy.admin.view import BackendView, View, WorkerView
 from lbproxy.core.health import Health
+from lbproxy.core.leases import BOUNDS, LeaseReport
 from lbproxy.core.messages import BackendStats, ListenerStats, Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -66,6 +74,21 @@ class _Snapshot:
             "Watches that lost their backend and ended, because no other went on.",
             "watches_not_resumed",
         )
+        yield simple(
+            CounterMetricFamily,
+            "relists_avoided",
+            "Watches resumed that would have been listed again.",
+            "relists_avoided",
+        )
+        yield simple(
+            CounterMetricFamily, "watches_ended", "Watches ended cleanly at a backend not ready.", "watches_ended"
+        )
+        yield simple(
+            CounterMetricFamily,
+            "watches_rebalanced",
+            "Watches moved so that backends have as many.",
+            "watches_rebalanced",
+        )
         yield simple(CounterMetricFamily, "bytes_in", "Bytes from clients.", "bytes_in")
         yield simple(CounterMetricFamily, "bytes_out", "Bytes to clients.", "bytes_out")
         yield _responses(rows)
@@ -88,7 +111,7 @@ class _Snapshot:
         yield simple(GaugeMetricFamily, "idle_connections", "Kept-alive connections (http mode).", "idle")
         yield simple(CounterMetricFamily, "connections", "Connections or requests given to the backend.", "total")
         yield simple(CounterMetricFamily, "failures", "Dials and answers that failed in live traffic.", "failed")
-        yield simple(CounterMetricFamily, "retries", "Requests sent again after a connection broke.", "retried")
+        yield _retries(labelled)
         yield simple(CounterMetricFamily, "reused_connections", "Requests on a kept-alive connection.", "reused")
         yield simple(CounterMetricFamily, "bytes_in", "Bytes to the backend.", "bytes_in")
         yield simple(CounterMetricFamily, "bytes_out", "Bytes from the backend.", "bytes_out")
@@ -101,6 +124,32 @@ class _Snapshot:
         for pool_config in self._view.config.pools:
             none.add_metric([pool_config.name], self._stats.no_backend.get(pool_config.name, 0))
         yield none
+        now = GaugeMetricFamily("lbproxy_pool_fail_open", "1 while nobody is ready: the living.", labels=["pool"])
+        times = CounterMetricFamily("lbproxy_pool_fail_opens", "Times that this has begun.", labels=["pool"])
+        for name, (fails_open, count) in self._view.fail_opens().items():
+            now.add_metric([name], float(fails_open))
+            times.add_metric([name], count)
+        yield from (now, times)
+        yield from self._streams()
+        yield _lease_gaps(self._stats.leases)
+        yield GaugeMetricFamily("lbproxy_leases", "Leases seen being renewed.", value=self._stats.leases.known)
+
+    def _streams(self) -> Iterator[Metric]:
+        labels = [*_BACKEND, "kind"]
+        count = GaugeMetricFamily("lbproxy_backend_streams", "Long streams by kind (http mode).", labels=labels)
+        oldest = GaugeMetricFamily("lbproxy_backend_oldest_stream_seconds", "Age of the oldest.", labels=labels)
+        uneven = GaugeMetricFamily(
+            "lbproxy_pool_stream_spread", "Unevenness of long streams; 0: none.", labels=["pool"]
+        )
+        views = self._view.pools()
+        for pool in self._view.config.pools:
+            backends = self._stats.streams.get(pool.name, [])
+            for config, kinds in zip(pool.backends, backends, strict=False):
+                for kind, streams in kinds.items():
+                    count.add_metric([pool.name, config.address.text, kind], streams.count)
+                    oldest.add_metric([pool.name, config.address.text, kind], streams.oldest)
+            uneven.add_metric([pool.name], spread_of(views[pool.name], self._stats.pools[pool.name]))
+        yield from (count, oldest, uneven)
 
     def _process(self) -> Iterator[Metric]:
         view, stats = self._view, self._stats
@@ -143,6 +192,28 @@ def _responses(rows: list[tuple[str, ListenerStats]]) -> Metric:
     for listener, counters in rows:
         for number in range(1, 6):
             family.add_metric([listener, f"{number}xx"], counters.responses.get(number, 0))
+    return family
+
+
+def _retries(rows: list[tuple[list[str], BackendStats]]) -> Metric:
+    family = CounterMetricFamily(
+        "lbproxy_backend_retries",
+        "Requests sent again, and dials that went on, by reason.",
+        labels=[*_BACKEND, "reason"],
+    )
+    for labels, counters in rows:
+        for reason, count in sorted(counters.retries.items()):
+            family.add_metric([*labels, reason], count)
+    return family
+
+
+def _lease_gaps(leases: LeaseReport) -> Metric:
+    family = HistogramMetricFamily("lbproxy_lease_renewal_gap_seconds", "Time between two renewals of a lease.")
+    total, buckets = 0, []
+    for bound, count in zip([*map(str, BOUNDS), "+Inf"], leases.buckets, strict=True):
+        total += count
+        buckets.append((bound, total))
+    family.add_metric([], buckets, leases.gap_seconds)
     return family
 
 

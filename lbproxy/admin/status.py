@@ -8,7 +8,11 @@ from typing import Any
 
 from lbproxy import __version__
 from lbproxy.admin.view import BackendView, View
-from lbproxy.core.messages import BackendStats
+from lbproxy.core.messages import AGES, BackendStats, StreamStats
+from lbproxy.core.rebalancing import spread
+
+# Long streams younger than a minute, than ten, than an hour, and the others.
+AGE_NAMES = [*(f"under_{bound / 60:g}m" for bound in AGES), "older"]
 
 
 async def status(view: View) -> dict[str, Any]:
@@ -38,6 +42,13 @@ async def status(view: View) -> dict[str, Any]:
                 "active": counters.active,
                 "refused": counters.refused,
                 "requests": counters.requests,
+                "watches": {
+                    "resumed": counters.watches_resumed,
+                    "not_resumed": counters.watches_not_resumed,
+                    "ended": counters.watches_ended,
+                    "rebalanced": counters.watches_rebalanced,
+                    "relists_avoided": counters.relists_avoided,
+                },
             }
             for listener, counters in zip(view.config.listeners, stats.listeners, strict=True)
         ],
@@ -45,17 +56,43 @@ async def status(view: View) -> dict[str, Any]:
             {
                 "name": pool.name,
                 "balance": pool.balance.algorithm.value,
+                "fail_open": view.fail_opens()[pool.name][0],
+                "spread": round(spread_of(view.pools()[pool.name], stats.pools[pool.name]), 3),
                 "backends": [
-                    _backend(backend, counters)
-                    for backend, counters in zip(view.pools()[pool.name], stats.pools[pool.name], strict=True)
+                    _backend(backend, counters, streams)
+                    for backend, counters, streams in zip(
+                        view.pools()[pool.name],
+                        stats.pools[pool.name],
+                        stats.streams.get(pool.name) or [{} for _ in pool.backends],
+                        strict=True,
+                    )
                 ],
             }
             for pool in view.config.pools
         ],
+        "leases": {
+            "known": stats.leases.known,
+            "renewals": stats.leases.renewals,
+            "shown": [
+                {
+                    "name": lease.name,
+                    "since_s": round(lease.since, 1),
+                    "gap_s": round(lease.gap, 2),
+                    "longest_gap_s": round(lease.longest, 2),
+                }
+                for lease in stats.leases.shown
+            ],
+        },
     }
 
 
-def _backend(backend: BackendView, stats: BackendStats) -> dict[str, Any]:
+def spread_of(backends: list[BackendView], stats: list[BackendStats]) -> float:
+    """How uneven the long streams of a pool are: see core/rebalancing.py."""
+    worths = [backend.config.weight if backend.eligible and not backend.config.backup else 0 for backend in backends]
+    return spread([one.long_streams for one in stats], worths)
+
+
+def _backend(backend: BackendView, stats: BackendStats, streams: dict[str, StreamStats]) -> dict[str, Any]:
     last = backend.last
     return {
         "address": backend.config.address.text,
@@ -70,6 +107,15 @@ def _backend(backend: BackendView, stats: BackendStats) -> dict[str, Any]:
         "total": stats.total,
         "failed": stats.failed,
         "long_streams": stats.long_streams,
+        "streams": {
+            kind: {
+                "count": one.count,
+                "oldest_s": round(one.oldest, 1),
+                "ages": dict(zip(AGE_NAMES, one.ages, strict=True)),
+            }
+            for kind, one in sorted(streams.items())
+        },
+        "retries": stats.retries,
         "bytes_in": stats.bytes_in,
         "bytes_out": stats.bytes_out,
         "check": None
@@ -81,6 +127,15 @@ def _backend(backend: BackendView, stats: BackendStats) -> dict[str, Any]:
             "latency_ms": round(last.times.total * 1000, 1),
             "error": None if last.ok else last.result.reason,
         },
+        "checks": [
+            {
+                "at": _stamp(check.at),
+                "verdict": check.verdict.value,
+                "status": check.status,
+                "latency_ms": round(check.times.total * 1000, 1),
+            }
+            for check in backend.recent
+        ],
     }
 
 

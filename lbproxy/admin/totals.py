@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TypeVar
 
 from lbproxy.core.config import Config
-from lbproxy.core.messages import BackendStats, ListenerStats, Stats
+from lbproxy.core.messages import BackendStats, ListenerStats, Stats, StreamStats
 
 Key = TypeVar("Key", int, str)
 
@@ -33,6 +33,9 @@ def add(total: Stats, more: Stats, *, gauges: bool = True) -> None:
     total.internal_errors += more.internal_errors
     total.log_dropped += more.log_dropped
     _add_counts(total.no_backend, more.no_backend)
+    if gauges:
+        _add_streams(total, more)
+    total.leases.add(more.leases if gauges else replace(more.leases, shown=[], known=0))
 
 
 def sum_of(config: Config, stats: Iterable[Stats]) -> Stats:
@@ -52,6 +55,14 @@ def _add(mine: ListenerStats | BackendStats, theirs: ListenerStats | BackendStat
             _add_counts(getattr(mine, field.name), value)
         else:
             setattr(mine, field.name, getattr(mine, field.name) + value)
+
+
+def _add_streams(total: Stats, more: Stats) -> None:
+    for name, backends in more.streams.items():
+        mine = total.streams.setdefault(name, [{} for _ in backends])
+        for kinds, theirs in zip(mine, backends, strict=True):
+            for kind, streams in theirs.items():
+                kinds.setdefault(kind, StreamStats()).add(streams)
 
 
 def _add_counts(mine: dict[Key, int], theirs: dict[Key, int]) -> None:

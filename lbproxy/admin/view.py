@@ -19,6 +19,7 @@ class BackendView:
     reason: str
     since: float  # seconds since the epoch
     last: CheckReport | None
+    recent: tuple[CheckReport, ...] = ()  # the last checks, newest last
 
     @property
     def eligible(self) -> bool:
@@ -48,6 +49,9 @@ class View(Protocol):
 
     def pools(self) -> dict[str, list[BackendView]]:
         """The backends of each pool, in the order of the configuration."""
+
+    def fail_opens(self) -> dict[str, tuple[bool, int]]:
+        """For each pool whether it fails open now, and how often it has begun to."""
 
     def workers(self) -> list[WorkerView]:
         """The running workers."""

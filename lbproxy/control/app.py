@@ -8,13 +8,12 @@ Everything lives in one nursery. It ends when the workers are gone, by drain or 
 from __future__ import annotations
 
 import contextlib
-import math
 import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import trio
 
@@ -22,18 +21,16 @@ from lbproxy import __version__
 from lbproxy.admin.log import EventLog, Output
 from lbproxy.admin.server import AdminServer
 from lbproxy.admin.view import BackendView, WorkerView
-from lbproxy.control.checker import Checker
+from lbproxy.control import pool_health
 from lbproxy.control.config_problem import Loaded
 from lbproxy.control.listening import ListenError, close_listening, open_address, open_listener
 from lbproxy.control.supervisor import Supervisor, WorkerStartError
 from lbproxy.core import messages
 from lbproxy.core.config import Config
-from lbproxy.core.health import CheckReport, Health
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 COMFORTABLE_FDS = 4096  # below that limit a warning is due: two for each connection
 ADMIN_BACKLOG = 64
-BLAME_INTERVAL = 60.0  # seconds between two lines about failures of one backend that no check has refuted
 
 
 def run(loaded: Loaded) -> int:
@@ -90,22 +87,14 @@ class ControlPlane:
         self._sockets = sockets
         self._output = output
         self._log = EventLog(output, loaded.config.log.level)
-        self._checkers = {
-            pool.name: [
-                Checker(pool, backend, index, on_check=self._listener_for(pool.name, index))
-                for index, backend in enumerate(pool.backends)
-            ]
-            for pool in loaded.config.pools
-        }
-        # When a line was last written about backends that live traffic has failed on since their last good check
-        self._blamed: dict[tuple[str, int], float] = {}
+        self._health = pool_health.of_all(loaded.config, self._log, lambda message: self._supervisor.broadcast(message))
         self._supervisor = Supervisor(
             loaded.config,
             sockets.listeners,
             log=self._log,
             output=output,
-            current_health=self._current_health,
-            on_backend_failed=self._on_backend_failed,
+            current_health=self._known_health,
+            on_backend_failed=lambda message: self._health[message.pool].on_backend_failed(message),
         )
 
     async def run(self) -> int:
@@ -116,8 +105,8 @@ class ControlPlane:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._obey, received, nursery.cancel_scope)
                     await nursery.start(self._supervisor.run)
-                    for checkers in self._checkers.values():
-                        for checker in checkers:
+                    for health in self._health.values():
+                        for checker in health.checkers:
                             nursery.start_soon(checker.run)
                     if self._sockets.admin is not None:
                         admin = trio.SocketListener(trio.socket.from_stdlib_socket(self._sockets.admin))
@@ -134,13 +123,10 @@ class ControlPlane:
     # -- what the admin endpoint asks ----------------------------------------------------------------------------
 
     def pools(self) -> dict[str, list[BackendView]]:
-        return {
-            name: [
-                BackendView(checker.backend, checker.health, checker.reason, checker.since, checker.last)
-                for checker in checkers
-            ]
-            for name, checkers in self._checkers.items()
-        }
+        return {name: health.views() for name, health in self._health.items()}
+
+    def fail_opens(self) -> dict[str, tuple[bool, int]]:
+        return {name: (health.fail_open, health.fail_opens) for name, health in self._health.items()}
 
     def workers(self) -> list[WorkerView]:
         views = [WorkerView(one.number, one.pid, one.ready.is_set(), one.stats) for one in self._supervisor.workers]
@@ -155,52 +141,9 @@ class ControlPlane:
     async def counters(self) -> messages.Stats:
         return await self._supervisor.counters()
 
-    # -- health --------------------------------------------------------------------------------------------------
-
-    def _listener_for(self, pool: str, index: int) -> Callable[[CheckReport], None]:
-        return lambda report: self._on_check(pool, index, report)
-
-    def _on_check(self, pool: str, index: int, report: CheckReport) -> None:
-        checker = self._checkers[pool][index]
-        clear = report.clear_failures and (pool, index) in self._blamed
-        if clear:
-            del self._blamed[pool, index]
-        if report.change is not None or clear:
-            self._supervisor.broadcast(messages.SetHealth(pool, index, checker.health, clear))
-        if report.change is not None:
-            change, address = report.change, checker.backend.address.text
-            say = self._log.info if change.new is Health.UP else self._log.warning
-            message = f"backend {address} of pool {pool} is {change.new.value}: {change.reason}"
-            say(
-                "health",
-                message,
-                pool=pool,
-                backend=address,
-                health=change.new.value,
-                was=change.old.value,
-                reason=change.reason,
-                eligible=sum(view.eligible for view in self.pools()[pool]),
-            )
-        if report.notice is not None:
-            self._log.warning("check_notice", report.notice, pool=pool, backend=checker.backend.address.text)
-
-    def _on_backend_failed(self, message: messages.BackendFailed) -> None:
-        """Live traffic has seen a backend fail: check it now instead of at the next interval."""
-        checker = self._checkers[message.pool][message.backend]
-        key = (message.pool, message.backend)
-        now = trio.current_time()
-        if now - self._blamed.get(key, -math.inf) >= BLAME_INTERVAL:
-            self._blamed[key] = now
-            address = checker.backend.address.text
-            text = f"backend {address} of pool {message.pool} failed in live traffic: {message.reason}"
-            self._log.warning("backend_failed", text, pool=message.pool, backend=address, reason=message.reason)
-        checker.poke()
-
-    def _current_health(self) -> Iterator[messages.SetHealth]:
-        for pool, checkers in self._checkers.items():
-            for checker in checkers:
-                if checker.health is not Health.UNKNOWN:
-                    yield messages.SetHealth(pool, checker.index, checker.health, False)
+    def _known_health(self) -> Iterator[messages.SetHealth | messages.SetFailOpen]:
+        for health in self._health.values():
+            yield from health.known()
 
     # -- signals -------------------------------------------------------------------------------------------------
 

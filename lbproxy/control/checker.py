@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -18,11 +19,15 @@ from lbproxy.core.config import Backend, CheckType, Pool
 from lbproxy.core.health import CheckReport, CheckResult, Health, HealthChanged, HealthMachine, Verdict
 
 FIRST_OFFSET = 0.1  # seconds over which the first checks are spread
+REMEMBERED = 20  # checks
 LASTING = 3  # checks in a row that give an advice before it is passed on
 
 
 class Checker:
-    """The health of one backend. `on_check` is told of every check, synchronously."""
+    """The health of one backend.
+
+    `on_check` is told of every check, synchronously; `needed` says whether no other backend of the pool is up.
+    """
 
     def __init__(
         self,
@@ -31,7 +36,8 @@ class Checker:
         index: int,
         *,
         on_check: Callable[[CheckReport], None],
-        probe: Callable[[], Awaitable[CheckResult]] | None = None,
+        needed: Callable[[], bool] = lambda: False,
+        probe: Callable[[trio.Event], Awaitable[CheckResult]] | None = None,
         random: Callable[[], float] = random.random,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -41,9 +47,11 @@ class Checker:
         self.reason = "not checked yet"
         self.since = wall_clock()  # of `health`, seconds since the epoch
         self.last: CheckReport | None = None
+        self.recent: deque[CheckReport] = deque(maxlen=REMEMBERED)  # newest last
         self._check = pool.health_check
         self._machine = HealthMachine(self._check)
         self._on_check = on_check
+        self._needed = needed
         self._random = random
         self._wall_clock = wall_clock
         self._advice = ""  # given last
@@ -70,15 +78,38 @@ class Checker:
             return
         await trio.sleep(FIRST_OFFSET * self._random())
         while True:
-            at = self._wall_clock()
-            self._take(at, await self._probe())
+            await self._round()
             await self._wait()
 
+    async def _round(self) -> None:
+        """One check; and as long as nobody shows up, those that would confirm its verdict, without awaiting its end.
+
+        A dead host answers nothing, so a check of it takes as long as it may. One after the other, two would take so
+        long that what is connected to it stands still for another two seconds.
+        """
+        check = self._check
+        async with trio.open_nursery() as nursery:
+            for _ in range(1 if self.health is Health.DOWN else check.fall):
+                alive = trio.Event()
+                nursery.start_soon(self._check_once, alive)
+                with trio.move_on_after(min(check.fast_interval, check.interval)):
+                    await alive.wait()
+                if alive.is_set():
+                    break
+
+    async def _check_once(self, alive: trio.Event) -> None:
+        assert self._probe is not None
+        at = self._wall_clock()
+        result = await self._probe(alive)
+        alive.set()  # alive or dead, it is known
+        self._take(at, result)
+
     def _take(self, at: float, result: CheckResult) -> None:
-        change = self._machine.observe(result)
+        change = self._machine.observe(result, needed=self._needed())
         if change is not None:
             self.reason, self.since = change.reason, self._wall_clock()
         self.last = CheckReport(at, result, change, self._notice(result, change))
+        self.recent.append(self.last)
         self._on_check(self.last)
 
     def _notice(self, result: CheckResult, change: HealthChanged | None) -> str | None:
@@ -99,7 +130,7 @@ class Checker:
     async def _wait(self) -> None:
         """Until the next check is due, or a poke; but never less than `fast_interval`."""
         check = self._check
-        due = trio.current_time() + self._machine.next_delay(self._random)
+        due = trio.current_time() + self._machine.next_delay(self._random, needed=self._needed())
         await trio.sleep(min(check.fast_interval, check.interval))
         with trio.move_on_at(due):
             await self._poked.wait()

@@ -5,6 +5,10 @@ The three stages have budgets of their own, because they mean different things. 
 round trip or the host is gone; a TLS handshake needs the process; /readyz may honestly take seconds, since its etcd
 checks run one after another with 2 s each.
 
+Without TLS nothing tells a process that hangs from one that is slow: the kernel accepts for both. So an apiserver
+that has not begun to answer in `connect_timeout` is asked for /livez/ping on a second connection, which costs it
+nothing and waits for nobody. One that answers neither in as much time again hangs.
+
 An expected status decides at once. For any other, up to 16 KiB of the body are read: it names what failed.
 """
 
@@ -13,7 +17,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +30,9 @@ from lbproxy.control.check_words import LOCAL_ERRORS, os_words, refused_in_tls, 
 from lbproxy.core.config import Address, CheckType, HealthCheck
 from lbproxy.core.health import MAX_BODY, CheckResult, CheckTimes, Verdict, judge_answer
 
+PING = "/livez/ping"
 _READ = 8192  # bytes asked for at a time
+_APISERVER_PATHS = ("/readyz", "/livez", "/healthz")  # who is asked for these knows /livez/ping, or answers 404
 _DEFAULT_PORTS = {CheckType.HTTP: 80, CheckType.HTTPS: 443}
 
 Dial = Callable[[Address], Awaitable[trio.abc.Stream]]
@@ -69,23 +75,27 @@ class Probe:
         self._name = check.server_name or numeric
         self._host = host_header(self._name, address.port, check.type)
 
-    async def run(self) -> CheckResult:
-        """Make one check. Raises nothing but what cancels it: whatever goes wrong is in the result."""
+    async def run(self, alive: trio.Event | None = None) -> CheckResult:
+        """Make one check. Raises nothing but what cancels it: whatever goes wrong is in the result.
+
+        `alive` is set as soon as somebody has shown up: TLS stands, or the first byte of an answer is here.
+        """
         watch = _Stopwatch()
         try:
-            result = await self._check_once(watch)
+            result = await self._check_once(watch, trio.Event() if alive is None else alive)
         except CheckEndedError as failed:
             result = failed.result
         return replace(result, times=watch.times(), advice=result.advice or self._tls.problem)
 
-    async def _check_once(self, watch: _Stopwatch) -> CheckResult:
+    async def _check_once(self, watch: _Stopwatch, alive: trio.Event) -> CheckResult:
         context = self._context() if self._check.type is CheckType.HTTPS else None
         async with self._connected(watch) as stream:
             if self._check.type is CheckType.TCP:
                 return CheckResult(Verdict.UP, "TCP connect succeeded")
             if context is not None:
                 stream = await self._handshake(stream, context, watch)
-            return await self._ask(stream, watch)
+                alive.set()
+            return await self._ask(stream, watch, alive)
 
     def _context(self) -> ssl.SSLContext:
         try:
@@ -131,9 +141,25 @@ class Probe:
             raise CheckEndedError(Verdict.DOWN, f"TLS handshake: not complete in {seconds(budget)}")
         return tls
 
-    async def _ask(self, stream: trio.abc.Stream, watch: _Stopwatch) -> CheckResult:
-        answer = _Answer(stream)
+    async def _ask(self, stream: trio.abc.Stream, watch: _Stopwatch, alive: trio.Event) -> CheckResult:
+        answer = _Answer(stream, alive)
         request, notice = self._request()
+        if self._check.type is CheckType.HTTP and self._check.path.startswith(_APISERVER_PATHS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ping, alive, answer, nursery.cancel_scope)
+                await self._converse(answer, request, watch)
+                nursery.cancel_scope.cancel()
+        else:
+            await self._converse(answer, request, watch)
+        if answer.hangs:
+            raise CheckEndedError(Verdict.DOWN, answer.broken)
+        if answer.status is None:
+            raise CheckEndedError(Verdict.NOT_READY, f"GET {self._check.path}: {self._silence(answer)}")
+        result = judge_answer(self._check, answer.status, bytes(answer.body))
+        return replace(result, advice=notice) if notice else result
+
+    async def _converse(self, answer: _Answer, request: h11.Request, watch: _Stopwatch) -> None:
+        """Ask, and read the answer as far as it comes in time. Raises CheckEndedError only over TLS."""
         try:
             with watch.stage("answer"), trio.move_on_after(self._check.timeout):
                 await answer.ask(request, self._check.expect)
@@ -143,10 +169,28 @@ class Probe:
             if isinstance(error.__cause__, ssl.SSLError):
                 raise _tls_failure(error.__cause__) from None
             answer.broken = "connection reset before the answer"
-        if answer.status is None:
-            raise CheckEndedError(Verdict.NOT_READY, f"GET {self._check.path}: {self._silence(answer)}")
-        result = judge_answer(self._check, answer.status, bytes(answer.body))
-        return replace(result, advice=notice) if notice else result
+
+    async def _ping(self, alive: trio.Event, answer: _Answer, scope: trio.CancelScope) -> None:
+        """Find out whether a silent apiserver hangs, and end the check if so."""
+        budget = self._check.connect_timeout
+        with trio.move_on_after(budget):
+            await alive.wait()
+        if alive.is_set():
+            return
+        request = f"GET {PING} HTTP/1.1\r\nHost: {self._host}\r\nConnection: close\r\n\r\n"
+        try:
+            with trio.move_on_after(budget), suppress(trio.BrokenResourceError):
+                async with await self._dial(self._address) as stream:
+                    await stream.send_all(request.encode("ascii"))
+                    if await stream.receive_some(1):
+                        alive.set()
+        except OSError as error:
+            if error.errno in LOCAL_ERRORS:
+                return
+        if not alive.is_set():
+            answer.hangs = True
+            answer.broken = f"no answer to GET {self._check.path} in {seconds(2 * budget)}, nor to GET {PING}: it hangs"
+            scope.cancel()
 
     def _silence(self, answer: _Answer) -> str:
         if answer.closed_at_once:
@@ -196,11 +240,13 @@ def _tls_failure(cause: BaseException | None) -> CheckEndedError:
 class _Answer:
     """An HTTP answer as far as it has come, so that a deadline or a reset loses nothing of it."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, alive: trio.Event) -> None:
         self.status: int | None = None
         self.body = bytearray()
         self.broken = ""  # how it ended, if not well
+        self.hangs = False
         self.closed_at_once = False
+        self._alive = alive
         self._received = False
         self._stream = stream
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_BODY)
@@ -231,6 +277,8 @@ class _Answer:
         data = await self._stream.receive_some(_READ)
         self.closed_at_once = not data and not self._received
         self._received = True
+        if data:
+            self._alive.set()
         self._http.receive_data(bytes(data))
 
 

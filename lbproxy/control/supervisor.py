@@ -106,7 +106,7 @@ class Supervisor:
         *,
         log: EventLog,
         output: Output,
-        current_health: Callable[[], Iterable[messages.SetHealth]],
+        current_health: Callable[[], Iterable[messages.SetHealth | messages.SetFailOpen]],
         on_backend_failed: Callable[[messages.BackendFailed], None],
     ) -> None:
         self.workers: list[Worker] = []

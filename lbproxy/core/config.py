@@ -74,6 +74,12 @@ class OnDead(Enum):
     KEEP = "keep"
 
 
+class Rebalance(Enum):
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class AllDown(Enum):
     TRY = "try"
     REJECT = "reject"
@@ -225,8 +231,22 @@ class Pool:
     balance: Balance = _doc(Balance(), "How a backend is chosen.")
     health_check: HealthCheck = _doc(HealthCheck(), "How a backend's health is found out.")
     on_dead: OnDead = _doc(OnDead.CLOSE, "Connections to a backend that is found dead: close them, or keep them.")
-    close_spread: Seconds = _doc(2.0, "They are closed within this time, not all at once.", minimum=0, maximum=60)
-    all_down: AllDown = _doc(AllDown.TRY, "With no healthy backend: try them all the same, or reject.")
+    close_spread: Seconds = _doc(1.0, "They are closed within this time, not all at once.", minimum=0, maximum=60)
+    drain_timeout: Seconds = _doc(
+        30.0,
+        "Connections to a backend that is not ready, while others are: closed after this time; 0 is never.",
+        minimum=0,
+    )
+    all_down: AllDown = _doc(
+        AllDown.TRY, "With no ready backend: try those that are alive (dead ones never), or reject."
+    )
+    slow_start: WholeSeconds = _doc(
+        60.0, "How long the share of a backend that has come back grows (whole seconds); not for hashes.", minimum=0
+    )
+    rebalance: Rebalance = _doc(
+        Rebalance.AUTO,
+        "Move long streams when backends have too different numbers of them: auto is http listeners only.",
+    )
     retry: Retry = _doc(Retry(), "What happens after a failed try.")
     idle: Idle = _doc(Idle(), "Kept-alive connections to the backends (http mode).")
 
@@ -281,6 +301,10 @@ class Http:
     )
     max_header: Bytes = _doc(1 << 20, "Largest request or response head.", minimum=1024)
     max_body: Bytes = _doc(0, "Largest request body; 0 is no limit.", minimum=0)
+    recovery_rate: int = _doc(
+        200, "Watches and lists let in per second after an outage, the others get 429; 0 is no limit.", minimum=0
+    )
+    recovery_time: Seconds = _doc(60.0, "How long after the outage.", minimum=0)
     watch_failover: bool = _doc(
         True, "A watch whose backend dies goes on from another one, inside the same response and without a gap."
     )

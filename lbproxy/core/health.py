@@ -24,7 +24,8 @@ must not fill it, so a change needs several checks in a row:
         and with its default delay of 0 s there is no second chance to hear it.
     (2) `fall` checks in a row that all say down. A mixture of not_ready and down is not_ready after `fall`.
     (3) at once as long as it has never been up: a balancer that starts with its cluster must not add a delay. Later
-        `rise` is a guard: a rebooted master answers /readyz some 20 s before its pod network works.
+        `rise` is a guard: a rebooted master answers /readyz some 20 s before its pod network works. But where no other
+        backend is up there is nobody to be careful for: then one success is enough, and it is looked for all the time.
     (4) at once: that brings no traffic, except where nobody better is left.
 
 A verdict of `none` says that the check could not be made (no file descriptor, no readable CA file): no news is
@@ -33,9 +34,11 @@ neither good nor bad, and changes nothing.
 A 401 or 403 comes from an apiserver that is well enough to refuse us. That is what /readyz says everywhere where
 anonymous access is off, so it counts as up, and `advice` tells the operator what to configure.
 
-While verdicts disagree with the health, checks are `fast_interval` apart, but for a few checks only: a
-backend that says something else each time would else be checked for ever at that pace. With the defaults a backend that
-falls silent right after a check is out after 2.4 s (interval and jitter) + 1 s (connect) + 0.5 s + 1 s = 4.9 s.
+While verdicts disagree with the health, checks are `fast_interval` apart, but for a few checks only: a backend that
+says something else each time would else be checked for ever at that pace. While nobody shows up at all, the check
+that would confirm it begins before the first has used up its budget. With the defaults one that falls silent right
+after a check is out after 2.4 s (interval and jitter) + 0.5 s + 1 s (connect) = 3.9 s, a process that hangs after 2.4 +
+0.5 + 2 = 4.9 s.
 """
 
 from __future__ import annotations
@@ -162,12 +165,15 @@ class HealthMachine:
         self._failures = 0  # ... that said something else ...
         self._deaths = 0  # ... and that said down
 
-    def observe(self, result: CheckResult) -> HealthChanged | None:
-        """Take a check's result into account and return the change that it makes, if any."""
+    def observe(self, result: CheckResult, *, needed: bool = False) -> HealthChanged | None:
+        """Take a check's result into account and return the change that it makes, if any.
+
+        `needed`: no other backend of the pool is up.
+        """
         if result.verdict is Verdict.NONE:
             return None
         self._count(result.verdict)
-        old, new = self.health, self._believed(result)
+        old, new = self.health, self._believed(result, needed)
         self._confirm = old is Health.UNKNOWN and new is not Health.UP
         self._odd = 0 if _HEALTH[result.verdict] is new else self._odd + 1
         if new is old:
@@ -181,13 +187,13 @@ class HealthMachine:
         """Whether the next check is awaited eagerly."""
         return self._confirm or 0 < self._odd <= max(self._check.rise, self._check.fall)
 
-    def next_delay(self, random: Callable[[], float]) -> float:
+    def next_delay(self, random: Callable[[], float], *, needed: bool = False) -> float:
         """Seconds from the end of this check to the next; `random` is uniform in [0, 1).
 
         `fast_interval` has no jitter: it is short, and the bound on detection counts on it.
         """
         check = self._check
-        if self.in_transition:
+        if self.in_transition or (needed and self.health is not Health.UP):
             return min(check.fast_interval, check.interval)
         return check.interval * (1 + check.jitter * (2 * random() - 1))
 
@@ -196,10 +202,10 @@ class HealthMachine:
         self._failures = self._failures + 1 if verdict is not Verdict.UP else 0
         self._deaths = self._deaths + 1 if verdict is Verdict.DOWN else 0
 
-    def _believed(self, result: CheckResult) -> Health:
+    def _believed(self, result: CheckResult, needed: bool) -> Health:
         match result.verdict:
             case Verdict.UP:
-                risen = self._successes >= self._check.rise or not self._was_up
+                risen = self._successes >= self._check.rise or not self._was_up or needed
                 return Health.UP if risen else self.health
             case Verdict.NOT_READY:
                 at_once = self.health is not Health.UP or SHUTDOWN in result.failed_checks
@@ -214,6 +220,12 @@ class HealthMachine:
         in_a_row = self._successes or self._failures
         reason = f"{result.reason}: {result.advice}" if result.advice else result.reason
         return f"{reason} ({in_a_row} checks in a row)" if in_a_row > 1 else reason
+
+
+def is_etcd_alone(result: CheckResult) -> bool:
+    """Whether a check says that nothing is wrong with this backend but etcd, which all backends share."""
+    names = result.failed_checks
+    return bool(names) and all(name == "etcd" or name.startswith("etcd-") for name in names)
 
 
 def judge_answer(check: HealthCheck, status: int, body: bytes) -> CheckResult:

@@ -7,6 +7,8 @@ import json
 # Subresources whose requests live as long as their user wants (kube-apiserver's longRunningRequestCheck).
 _LONG_SUBRESOURCES = frozenset({b"exec", b"attach", b"portforward", b"proxy"})
 
+_OF_NAMESPACES = frozenset({b"status", b"finalize"})  # what stands behind a namespace's own name
+
 _PHRASES = {
     400: ("Bad Request", "BadRequest"),
     405: ("Method Not Allowed", "MethodNotAllowed"),
@@ -25,29 +27,52 @@ _PHRASES = {
 RETRY_AFTER = 1  # seconds; client-go waits that long and sends the request again, whatever its method
 
 
-def is_long_stream(target: bytes) -> bool:
-    """Whether a request target names a watch, `log?follow`, exec, attach, portforward or proxy.
+def stream_kind(target: bytes) -> str:
+    """What kind of long stream a request target names: watch, log, exec, attach, portforward, proxy, or "" if none.
 
     A watch is `watch` in the query with any value but false and 0 (apiserver, requestinfo.go), or the old path form
-    `/api/VERSION/watch/…` and `/apis/GROUP/VERSION/watch/…`.
+    `/api/VERSION/watch/…` and `/apis/GROUP/VERSION/watch/…`; a log is one that is followed.
     """
     path, _, query = target.partition(b"?")
-    segments = path.split(b"/")
-    if len(segments) < 3 or segments[1] not in (b"api", b"apis"):
-        return False
-    resource = segments[3:] if segments[1] == b"api" else segments[4:]
+    resource = _resource(path)
     if not resource:
-        return False
+        return ""
     if resource[0] == b"watch" and len(resource) > 1:
-        return True
-    if resource[0] == b"namespaces" and len(resource) > 3:
-        resource = resource[2:]
+        return "watch"
     subresource = resource[2] if len(resource) > 2 else b""
     if subresource in _LONG_SUBRESOURCES:
-        return True
-    if not query:
-        return False
-    return _flag(query, b"watch") or (subresource == b"log" and _flag(query, b"follow"))
+        return subresource.decode()
+    if query and _flag(query, b"watch"):
+        return "watch"
+    return "log" if query and subresource == b"log" and _flag(query, b"follow") else ""
+
+
+def is_collection(target: bytes) -> bool:
+    """Whether a target names all objects of a kind, which a GET lists: `/api/v1/pods`, `…/namespaces/NAME/pods`."""
+    resource = _resource(target.partition(b"?")[0])
+    return len(resource) == 1 and resource[0] not in (b"", b"watch")
+
+
+def lease_name(target: bytes) -> str:
+    """NAMESPACE/NAME of the lease that a target names, or ""."""
+    path = target.partition(b"?")[0]
+    if not path.startswith(b"/apis/coordination.k8s.io/"):
+        return ""
+    segments = path.split(b"/")
+    if len(segments) != 8 or segments[4] != b"namespaces" or segments[6] != b"leases":
+        return ""
+    return f"{segments[5].decode('ascii')}/{segments[7].decode('ascii')}"
+
+
+def _resource(path: bytes) -> list[bytes]:
+    """[RESOURCE, NAME, SUBRESOURCE…] of a path in the API, without its namespace; [] if it names none."""
+    segments = path.split(b"/")
+    if len(segments) < 3 or segments[1] not in (b"api", b"apis"):
+        return []
+    resource = segments[3:] if segments[1] == b"api" else segments[4:]
+    if len(resource) > 2 and resource[0] == b"namespaces" and (len(resource) > 3 or resource[2] not in _OF_NAMESPACES):
+        resource = resource[2:]
+    return resource
 
 
 def _flag(query: bytes, name: bytes) -> bool:

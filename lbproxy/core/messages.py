@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 from lbproxy.core.config import Config
 from lbproxy.core.health import Health
+from lbproxy.core.leases import LeaseReport
 
 # Bytes of the largest message: a packet must fit into SO_SNDBUF, which an unprivileged process gets 208 KiB of.
 # A configuration with a thousand backends takes about half of it.
 MAX_MESSAGE = 192 * 1024
+AGES = (60.0, 600.0, 3600.0)  # seconds: long streams are counted by these ages
 
 
 # -- control plane to worker -----------------------------------------------------------------------------------
@@ -28,6 +30,14 @@ class SetHealth:
     backend: int
     health: Health
     clear_failures: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetFailOpen:
+    """No backend of the pool is ready: use those that are alive, whatever `all_down` says."""
+
+    pool: str
+    fail_open: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,9 @@ class Configure:
     listen_fds: tuple[tuple[int, ...], ...]
     access_log_fd: int | None  # a pipe to the control plane, or None with the access log off
     place: Place | None = None  # None: it is the only worker
-    health: tuple[SetHealth, ...] = ()  # what is known already: a worker must not begin by dialing the dead
+    health: tuple[
+        SetHealth | SetFailOpen, ...
+    ] = ()  # what is known already: a worker must not begin by dialing the dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +103,16 @@ class BackendStats:
     idle: int = 0
     bytes_in: int = 0  # from the client to the backend
     bytes_out: int = 0
+    retries: dict[str, int] = field(default_factory=dict)  # `retried` by reason, and dials that went on to another
     connects: int = 0
     connect_seconds: float = 0.0
     reused: int = 0  # requests that found a kept-alive connection
+
+    def retry(self, reason: str) -> None:
+        """A request is sent again (stale, closed, refused), or a dial goes on to another backend (dial)."""
+        self.retries[reason] = self.retries.get(reason, 0) + 1
+        if reason != "dial":
+            self.retried += 1
 
 
 @dataclass(slots=True)
@@ -106,10 +125,32 @@ class ListenerStats:
     requests: int = 0
     watches_resumed: int = 0  # that went on at another backend
     watches_not_resumed: int = 0  # that lost their backend and were ended, because no other went on
+    watches_ended: int = 0  # cleanly, to leave a backend that was not ready
+    relists_avoided: int = 0  # resumed where the client would have had to list again
+    watches_rebalanced: int = 0  # resumed elsewhere for evenness
     bytes_in: int = 0  # from clients
     bytes_out: int = 0
     responses: dict[int, int] = field(default_factory=dict)  # status // 100 -> count, own answers included
     terminations: dict[str, int] = field(default_factory=dict)  # HAProxy's two letters -> count
+
+
+@dataclass(slots=True)
+class StreamStats:
+    """Long streams of one kind at one backend."""
+
+    count: int = 0
+    ages: list[int] = field(default_factory=lambda: [0] * (len(AGES) + 1))  # by AGES
+    oldest: float = 0.0  # seconds
+
+    def note(self, age: float) -> None:
+        self.count += 1
+        self.ages[sum(age >= bound for bound in AGES)] += 1
+        self.oldest = max(self.oldest, age)
+
+    def add(self, other: StreamStats) -> None:
+        self.count += other.count
+        self.ages = [mine + theirs for mine, theirs in zip(self.ages, other.ages, strict=True)]
+        self.oldest = max(self.oldest, other.oldest)
 
 
 @dataclass(slots=True)
@@ -122,9 +163,12 @@ class Stats:
     internal_errors: int = 0
     log_dropped: int = 0  # access-log lines lost because the pipe was full
     no_backend: dict[str, int] = field(default_factory=dict)  # pool -> picks that found nobody
+    # pool -> for each backend its long streams by kind; up to a few seconds old
+    streams: dict[str, list[dict[str, StreamStats]]] = field(default_factory=dict)
+    leases: LeaseReport = field(default_factory=LeaseReport)
 
 
-ToWorker = Configure | SetHealth | GetStats | Drain
+ToWorker = Configure | SetHealth | SetFailOpen | GetStats | Drain
 ToControl = Ready | BackendFailed | Stats
 
 

@@ -4,7 +4,9 @@ The state and its rules are nginx's, so that decisions are nginx's: see the sect
 is said where it differs, and none of it shows while every backend is healthy:
 
 - `usable` joins nginx's `down` with what health checks and the operator say at run time.
-- A pool with `all_down: try` makes a last-resort walk when nginx would say "no live upstreams".
+- A pool with `all_down: try` makes a last-resort walk when nginx would say "no live upstreams", over those that are
+  alive. Who is dead for the health checks is not dialled: nobody is to wait for a corpse.
+- A backend that comes back gets a share that grows for `slow_start` seconds, as with HAProxy's slowstart.
 
 `now` is whole seconds on any steady clock, as nginx's cached time is.
 """
@@ -17,7 +19,7 @@ from typing import Any
 from lbproxy.core.balance import PICKERS, Picker
 from lbproxy.core.balance.round_robin import RoundRobin
 from lbproxy.core.board import Board
-from lbproxy.core.config import AllDown, Backend, BackendState
+from lbproxy.core.config import Algorithm, AllDown, Backend, BackendState
 from lbproxy.core.config import Pool as PoolConfig
 from lbproxy.core.health import Health
 from lbproxy.core.messages import BackendStats
@@ -45,10 +47,12 @@ class Peer:
         "index",
         "max_connections",
         "max_fails",
+        "share",
         "state",
         "stats",
         "usable",
         "weight",
+        "worth",
     )
 
     def __init__(self, index: int, config: Backend) -> None:
@@ -57,6 +61,8 @@ class Peer:
         self.config = config
         self.address = config.address
         self.weight = config.weight
+        self.share = 1.0  # of what it gets by its weight; less while it starts slowly
+        self.worth: float = config.weight  # weight x share
         self.backup = config.backup
         self.max_connections = config.max_connections
         self.max_fails = config.max_fails
@@ -106,11 +112,14 @@ class Pool:
         "backup",
         "board",
         "config",
+        "fail_open",
+        "gated",
         "name",
         "peers",
         "picker",
         "primary",
         "randrange",
+        "starting",
         "tries",
     )
 
@@ -129,6 +138,9 @@ class Pool:
         self._column = 0
         self.ahead: list[Peer] = []  # round robin's next picks, last one first, while they are foreseeable
         self._round_robin = self.picker if isinstance(self.picker, RoundRobin) else None
+        self.fail_open = False  # the control plane says so: nobody is ready, for a reason that all share
+        self.starting: dict[Peer, int] = {}  # who starts slowly, and since which second
+        self.gated = config.balance.algorithm in _GATED
 
     def select(self, client: str = "", key: bytes = b"") -> Selection:
         """Begin the walk of one connection or request; `client` is its IP address as text, `key` what is hashed."""
@@ -157,15 +169,37 @@ class Pool:
         if self.ahead and self._round_robin is not None:
             self._round_robin.rewind()
 
-    def set_health(self, index: int, health: Health, clear_failures: bool = False) -> None:
+    def set_health(self, index: int, health: Health, clear_failures: bool = False, now: int = 0) -> None:
         """What the checks say. `clear_failures` forgets what live traffic held against the backend."""
         self.rewind()
         peer = self.peers[index]
+        if health is not Health.UP:
+            self._full_share(peer)
+        elif (
+            self.config.slow_start
+            and peer.health in (Health.DOWN, Health.NOT_READY)
+            and any(other.usable and other not in self.starting for other in self.peers)  # else it is needed at once
+        ):
+            self.starting[peer] = now
         peer.health = health
         peer.usable = peer.state is BackendState.READY and health in (Health.UNKNOWN, Health.UP)
         if clear_failures:
             peer.fails = peer.accessed = peer.checked = 0
             peer.effective_weight = peer.weight
+
+    def start_slowly(self, now: int) -> None:
+        """Set the shares of those who have come back: linear in time, from nearly nothing to all."""
+        seconds = int(self.config.slow_start)
+        for peer, since in list(self.starting.items()):
+            if now - since >= seconds:
+                self._full_share(peer)
+            else:
+                peer.share = (now - since + 1) / (seconds + 1)
+                peer.worth = peer.weight * peer.share
+
+    def _full_share(self, peer: Peer) -> None:
+        self.starting.pop(peer, None)
+        peer.share, peer.worth = 1.0, peer.weight
 
     def set_state(self, index: int, state: BackendState) -> None:
         """What the operator says."""
@@ -215,11 +249,15 @@ class Selection:
         board = pool.board
         if board is not None:
             pool.look_elsewhere(board)
+        if pool.starting:
+            pool.start_slowly(now)
         peer = pool.picker.pick(self, now)
         if peer is None:
             peer = self._beyond(now)
             if peer is None:
                 return None
+        elif peer.share < 1.0 and pool.gated:
+            peer = self._spare(peer, now)
         self.tried |= peer.bit
         peer.conns += 1
         if board is not None:
@@ -227,6 +265,14 @@ class Selection:
         if now - peer.checked > peer.fail_timeout:
             peer.checked = now
         return peer
+
+    def take(self, peer: Peer) -> None:
+        """As pick(), of a given peer: the walk begins with it."""
+        self.pool.rewind()
+        self.tried |= peer.bit
+        peer.conns += 1
+        if self.pool.board is not None:
+            self.pool.tell(self.pool.board, peer)
 
     def succeed(self, peer: Peer, now: int) -> None:
         """The backend did its part: at connect (tcp), at the response's head (http), and at the end.
@@ -255,6 +301,17 @@ class Selection:
         if board is not None:
             self.pool.tell(board, peer)
 
+    def _spare(self, peer: Peer, now: int) -> Peer:
+        """One that starts slowly: somebody else instead, in all but its share of the cases."""
+        pool = self.pool
+        if pool.randrange(1000) < peer.share * 1000:
+            return peer
+        tried = self.tried
+        self.tried = tried | peer.bit
+        other = pool.picker.pick(self, now)
+        self.tried = tried
+        return peer if other is None else other
+
     def _beyond(self, now: int) -> Peer | None:
         """The primary tier has nobody: the backup tier, for the rest of this walk, then the last resort."""
         backup = self.pool.backup
@@ -263,14 +320,15 @@ class Selection:
             peer = self.pool.picker.pick(self, now)
             if peer is not None:
                 return peer
-        return self._last_resort() if self.pool.config.all_down is AllDown.TRY else None
+        return self._last_resort() if self.pool.config.all_down is AllDown.TRY or self.pool.fail_open else None
 
     def _last_resort(self) -> Peer | None:
-        """Nobody is eligible: somebody alive rather than somebody dead, and the least recently blamed first."""
+        """Nobody is eligible: somebody alive, who is ready rather than not, and the least recently blamed first."""
         best: Peer | None = None
         for peer in self.pool.peers:
             if (
                 self.tried & peer.bit
+                or peer.health is Health.DOWN
                 or peer.state is not BackendState.READY
                 or (peer.max_connections and peer.conns + peer.elsewhere >= peer.max_connections)
             ):
@@ -280,8 +338,9 @@ class Selection:
         return best
 
 
-_RANK = {Health.UP: 0, Health.UNKNOWN: 0, Health.NOT_READY: 1, Health.DOWN: 2}
+# Where a share is given by leaving a peer out of walks. The least connected is found by `worth`; hashes stay put.
+_GATED = frozenset({Algorithm.ROUND_ROBIN, Algorithm.RANDOM})
 
 
-def _hope(peer: Peer) -> tuple[int, int, int]:
-    return _RANK[peer.health], peer.accessed, peer.conns + peer.elsewhere
+def _hope(peer: Peer) -> tuple[bool, int, int]:
+    return peer.health is Health.NOT_READY, peer.accessed, peer.conns + peer.elsewhere

@@ -1,7 +1,8 @@
 """Why a connection or request ended: HAProxy's two letters, who ended it and in which phase.
 
 The first letter is who: C the client, S the backend, c a client-side timeout, s a backend-side timeout, P lbproxy
-itself, R a limit of lbproxy, D the health checks, K a shutdown, I a bug, - nobody: it just ended.
+itself, R a limit of lbproxy, D the health checks, d drain_timeout, M rebalancing, K a shutdown, I a bug, - nobody: it
+just ended.
 The second is when: R reading the request, C connecting to a backend, H waiting for the response's head, D data,
 - after everything was said. (HAProxy configuration manual, "Session state at disconnection".)
 """
@@ -29,6 +30,9 @@ class Termination(Enum):
     BAD_BODY = "PD"
     NO_BACKEND = "PC"
     LIMIT = "RC"
+    HELD_OFF = "RR"
     BACKEND_DEAD = "DD"
+    BACKEND_DRAINED = "dD"
+    REBALANCED = "MD"
     SHUTDOWN_DATA = "KD"
     INTERNAL = "ID"

@@ -12,7 +12,15 @@ from socket import SocketType
 from typing import TYPE_CHECKING
 
 from lbproxy.core.config import Idle
-from lbproxy.core.http1 import CHUNKED, UNTIL_CLOSE, BadMessageError, ChunkedWalk, ResponseHead, parse_response_head
+from lbproxy.core.http1 import (
+    CHUNKED,
+    REFUSALS,
+    UNTIL_CLOSE,
+    BadMessageError,
+    ChunkedWalk,
+    ResponseHead,
+    parse_response_head,
+)
 from lbproxy.core.pool import Peer
 from lbproxy.dataplane.pipes import ENOUGH, SIZE, SMALLEST
 from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP, Reactor
@@ -300,6 +308,8 @@ class BackendConnection:
                 self.left = DONE
                 if client.answer_whole(head, data, end + 4):
                     return
+            if head.status in REFUSALS and client.ask_another(head, data, end + 4):
+                return
             if head.status >= 200:
                 self._on_final_head(client, head, data, end + 4)
                 return

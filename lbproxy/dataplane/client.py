@@ -224,11 +224,15 @@ class HttpConnection(PlainExchange):
         self._bytes_in = self._bytes_out = 0
         self._retried = False
         self._blamed = None
-        self._long = line.long_stream
+        self._long = bool(line.long_stream)
         self._body_left = block.length
         self.plain = False
         if block.close or listener.draining or (not line.minor and not block.keep_alive):
             self._close = True
+        if listener.admission is not None and line.herd and not listener.admits():
+            message = "the apiservers have just come back, and watches and lists are let in slowly; try again"
+            self._own_answer(429, message, Termination.HELD_OFF, not_sent=True)
+            return
         if block.length:
             limit = listener.full_config.http.max_body
             if limit and block.length > limit:

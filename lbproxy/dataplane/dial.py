@@ -167,7 +167,10 @@ class Dial:
     def _pick(self) -> Peer | None:
         if self.peer is not None and self._reactor.timers.now >= self._give_up_at:
             return None
-        return self.selection.pick(self._reactor.second)
+        before, peer = self.peer, self.selection.pick(self._reactor.second)
+        if before is not None and peer is not None:
+            before.stats.retry("dial")
+        return peer
 
     def _failed(self, termination: Termination, reason: str) -> None:
         self.deadline = NEVER

@@ -33,6 +33,8 @@ from lbproxy.dataplane.timers import NEVER
 from lbproxy.dataplane.upgrade import UpgradedRelay
 from lbproxy.dataplane.watching import WatchFailover
 
+_SHUTTING_DOWN = b"apiserver is shutting down"
+
 
 class Exchange(WatchFailover):
     """The part of a client connection that lives from a request's head to the end of its response."""
@@ -160,6 +162,33 @@ class Exchange(WatchFailover):
             data[:body], chunked=not self.wants_plain_body, upgrade=False, connection=connection
         )
 
+    def ask_another(self, head: ResponseHead, data: bytes, body: int) -> bool:
+        """429 or 503: if it is an apiserver's that shuts down, send the request to another backend. False: it is not.
+
+        Such an apiserver has not begun the request: it says 429 with `Connection: close`, before 1.22 a 503 in these
+        words. A 429 for overload comes without, and goes to the client: to ask elsewhere would spread the load that
+        one of them has refused to take. Only for requests without a body, since bodies are not kept; the client gets
+        the others' answers and repeats its request.
+        """
+        block, peer, selection, backend = self.block, self.peer, self._selection, self._backend
+        shuts_down = head.close if head.status == 429 else _SHUTTING_DOWN in data[body : body + 100]
+        if not shuts_down or block is None or block.length or block.upgrade or self._retried or self.watch is not None:
+            return False
+        if peer is None or selection is None or backend is None:
+            return False
+        others = (one for one in self.listener.pool.peers if one is not peer and not selection.tried & one.bit)
+        if not any(one.usable for one in others):
+            return False
+        self._retried = True
+        peer.stats.retry("refused")
+        if self._long:
+            peer.stats.long_streams -= 1
+        selection.release(peer)
+        self.peer = None
+        self._detach(backend)
+        self.choose(selection)
+        return True
+
     def on_interim_head(self, head: bytes) -> None:
         """1xx: forwarded, but HTTP/1.0 clients do not know them (RFC 9110, 15.2)."""
         assert self.line is not None
@@ -227,7 +256,7 @@ class Exchange(WatchFailover):
         untouched = not self._bytes_in  # none of the body has been taken from the client
         if not answered and untouched and (not sent or (self._replayable() and not self._retried)):
             self._retried = self._retried or sent
-            peer.stats.retried += 1
+            peer.stats.retry("stale" if reused else "closed")
             self._detach(backend)
             if reused:
                 # An idle connection that was closed meanwhile says nothing about the backend: dial the same one.

@@ -108,6 +108,28 @@ class ExchangeState:
         self._seen = -1
         self._quiet = 0
 
+    @property
+    def began(self) -> float:
+        return self._started
+
+    @property
+    def bytes_moved(self) -> int:
+        return self._bytes_in + self._bytes_out
+
+    @property
+    def client_ip(self) -> str:
+        return self._ip
+
+    @property
+    def stream_kind(self) -> str:
+        if not self._long or self.line is None:
+            return ""
+        return self.line.long_stream or "upgrade"
+
+    @property
+    def can_leave(self) -> bool:
+        return self.watch is not None
+
     # -- what the connection does -------------------------------------------------------------------------------
 
     def on_event(self, events: int) -> None:
@@ -190,6 +212,8 @@ class ExchangeState:
         stats.bytes_out += self._bytes_out
         if termination is NORMAL:
             listener.answered += 1
+            if self.line is not None and self.line.lease and 200 <= self._status < 300:
+                listener.leases.renewed(self.line.lease, listener.timers.now)
         else:
             listener.failed_requests += 1
             listener.count_end(termination)

@@ -8,9 +8,11 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from lbproxy.core.admission import Admission
 from lbproxy.core.board import Board
-from lbproxy.core.config import Config
+from lbproxy.core.config import Config, Mode
 from lbproxy.core.config import Listener as ListenerConfig
+from lbproxy.core.leases import Leases
 from lbproxy.core.messages import ListenerStats
 from lbproxy.core.pool import Peer, Pool
 from lbproxy.core.termination import Termination
@@ -34,6 +36,26 @@ log = logging.getLogger(__name__)
 class Connection(Protocol):
     """A client connection, as a listener sees it."""
 
+    @property
+    def began(self) -> float:
+        """When what is under way began, by the reactor's clock."""
+
+    @property
+    def bytes_moved(self) -> int:
+        """Both ways, since then: if that does not change, it is quiet."""
+
+    @property
+    def client_ip(self) -> str:
+        """Where it comes from; "" from a unix socket."""
+
+    @property
+    def stream_kind(self) -> str:
+        """watch, log, exec, ... if it is a long stream (http mode), else ""."""
+
+    @property
+    def can_leave(self) -> bool:
+        """Is it a watch, which may be able to leave its backend without an error?"""
+
     def drain(self) -> None:
         """Take nothing new: end now if idle, else when what is under way is done."""
 
@@ -45,6 +67,15 @@ class Connection(Protocol):
 
     def on_backend_dead(self, peer: Peer) -> None:
         """End it, or go on elsewhere, if it still depends on that backend."""
+
+    def leave(self, peer: Peer, quiet: float) -> bool:
+        """Go on elsewhere, or end without an error; False if it cannot now.
+
+        `quiet` is for how many seconds no byte has moved.
+        """
+
+    def move_to(self, peer: Peer) -> bool:
+        """Go on at another backend, or end so that the client connects again; False if it cannot now."""
 
 
 class Listener:
@@ -60,6 +91,7 @@ class Listener:
         "_takes_all",
         "accept_paused",
         "access",
+        "admission",
         "answered",
         "classes",
         "config",
@@ -74,6 +106,7 @@ class Listener:
         "heads",
         "key",
         "label",
+        "leases",
         "max_connections",
         "no_backend",
         "pool",
@@ -104,6 +137,8 @@ class Listener:
         self.reactor = reactor
         self.timers = reactor.timers
         self.access = access
+        self.leases = Leases()
+        self.admission: Admission | None = None  # after an outage, for a while
         self.report = report
         self.dialer = Dialer(reactor, full_config.tcp.backend, config.timeouts, pool.config.retry.deadline, report)
         self.repeatable = frozenset(pool.config.retry.methods)
@@ -164,6 +199,21 @@ class Listener:
         self.connections.discard(connection)
         if self._board is not None:
             self._tell()
+
+    def recover(self) -> None:
+        """The pool has a usable backend again: let watches and lists in at a bounded rate for a while (http mode)."""
+        http = self.full_config.http
+        if http.recovery_rate and self.config.mode is Mode.HTTP:
+            rate = http.recovery_rate / self.full_config.workers
+            self.admission = Admission(rate, http.recovery_time, self.timers.now)
+
+    def admits(self) -> bool:
+        """Whether one more watch or list may be sent now."""
+        admission, now = self.admission, self.timers.now
+        if admission is None or admission.is_over(now):
+            self.admission = None
+            return True
+        return admission.admit(now)
 
     def count_end(self, termination: Termination) -> None:
         """One more connection or request ended like this."""

@@ -24,6 +24,9 @@ class PlainExchange(Exchange):
     def begin_plain(self, line: RequestLine, block: RequestBlock) -> None:
         """A request like one before, complete, with nothing behind it: as _begin, choose and _attach."""
         listener = self.listener
+        if listener.admission is not None and line.herd:
+            self._begin(line, block)
+            return
         timers = listener.timers
         self.phase = EXCHANGE
         self.line = line
@@ -60,6 +63,10 @@ class PlainExchange(Exchange):
                     timers.file(self, deadline)
         except OSError:
             self.on_backend_gone(answered=False, reset=True, sent=False)
+
+    def _begin(self, line: RequestLine, block: RequestBlock) -> None:
+        """The long way."""
+        raise NotImplementedError
 
     def answer_whole(self, head: ResponseHead, data: bytes, body: int) -> bool:
         """The answer, `data`, with its body at `body`: as begin_response, write and on_response_end.

@@ -103,6 +103,7 @@ class Reactor:
     def refresh(self) -> None:
         """Set the clock, for who arms timers from outside of a batch, and see that the wheel turns."""
         self.timers.turn(time.monotonic())
+        self.second = int(self.timers.now)
         self._ticking.set()
 
     def settle(self) -> None:

@@ -226,6 +226,22 @@ class Relay:
         if self.idle_timeout:
             self.reactor.timers.arm(self, self.idle_timeout / QUARTERS)
 
+    @property
+    def bytes_moved(self) -> int:
+        return self.client.bytes_read + self.backend.bytes_read
+
+    @property
+    def stream_kind(self) -> str:
+        return ""
+
+    @property
+    def can_leave(self) -> bool:
+        return False
+
+    def leave(self, peer: Peer, quiet: float) -> bool:
+        """A relay cannot: what is said in it is not ours to end."""
+        return False
+
     def on_half_closed(self) -> None:
         if self.half_close_timeout:
             self._seen = self.client.bytes_read + self.backend.bytes_read

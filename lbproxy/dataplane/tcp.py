@@ -35,6 +35,14 @@ class TcpConnection(Relay):
         self._dial: Dial | None = Dial(listener.dialer, self.selection, self._on_connected, self._on_failed)
         self._dial.start()
 
+    @property
+    def began(self) -> float:
+        return self._started
+
+    @property
+    def client_ip(self) -> str:
+        return self._ip
+
     def drain(self) -> None:
         """Nothing to do: a relay ends when its ends do."""
 
@@ -51,6 +59,11 @@ class TcpConnection(Relay):
     def on_backend_dead(self, peer: Peer) -> None:
         if self.depends_on(peer):
             self.end(Termination.BACKEND_DEAD)
+
+    def move_to(self, peer: Peer) -> bool:
+        """The client connects again, and is then given to a backend that has room."""
+        self.end(Termination.REBALANCED)
+        return True
 
     def on_end(self, termination: Termination) -> None:
         peer = self.peer

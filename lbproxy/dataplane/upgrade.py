@@ -39,6 +39,18 @@ class UpgradedRelay(Relay):
         elif self.open:
             self.client.pump(IN | RDHUP)
 
+    @property
+    def began(self) -> float:
+        return self._exchange.began
+
+    @property
+    def client_ip(self) -> str:
+        return self._exchange.client_ip
+
+    @property
+    def stream_kind(self) -> str:
+        return self._exchange.stream_kind
+
     def drain(self) -> None:
         """Nothing to do: a relay ends when its ends do."""
 
@@ -51,6 +63,10 @@ class UpgradedRelay(Relay):
     def on_backend_dead(self, peer: Peer) -> None:
         if self.depends_on(peer):
             self.end(Termination.BACKEND_DEAD)
+
+    def move_to(self, peer: Peer) -> bool:
+        """An exec session is not disturbed for the sake of evenness."""
+        return False
 
     def on_end(self, termination: Termination) -> None:
         self._exchange.end_upgraded(self.client.bytes_read, self.backend.bytes_read, termination)

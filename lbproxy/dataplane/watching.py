@@ -8,7 +8,7 @@ its events follow in the same response. Where that is not safe the response ends
 from __future__ import annotations
 
 from lbproxy.core.http1 import CHUNKED, ResponseHead
-from lbproxy.core.pool import Selection
+from lbproxy.core.pool import Peer, Selection
 from lbproxy.core.termination import Termination
 from lbproxy.core.watch import LAST_CHUNK, Answer, WatchBody, WatchRequest, judge_resumption, open_watch
 from lbproxy.core.watch import parse_watch_request as parse
@@ -21,7 +21,7 @@ from lbproxy.dataplane.timers import NEVER
 class Watch:
     """The response to a watch: what of it has been sent, and whether another backend is being asked to go on."""
 
-    __slots__ = ("body", "framed", "request", "resuming", "started")
+    __slots__ = ("body", "framed", "relist", "request", "resuming", "started")
 
     def __init__(self, request: WatchRequest, body: WatchBody, framed: bool, started: float) -> None:
         self.request = request
@@ -29,6 +29,7 @@ class Watch:
         self.framed = framed  # False: an HTTP/1.0 client, for whom the connection's end is the body's
         self.started = started
         self.resuming = False
+        self.relist = False  # as it broke, its client would have had to list again
 
     @property
     def last_chunk(self) -> bytes:
@@ -60,28 +61,61 @@ class WatchFailover(RequestBody):
             framed = bool(line.minor)
             self.watch = Watch(request, WatchBody(stream, framed=framed), framed, self.listener.timers.now)
 
-    def resume_watch(self, reason: str) -> bool:
+    def resume_watch(self, reason: str, target: Peer | None = None, *, gone: bool = True) -> bool:
         """Ask another backend to go on. False, and nothing has been done, if there is no version to go on from.
 
-        `reason` is what the backend is blamed for; "" for one that did nothing wrong.
+        `reason` is what the backend is blamed for; "" for one that did nothing wrong. `target` is who is asked first.
+        A backend that is not `gone` may have its watch back when all others refuse.
         """
         watch, selection, backend, peer = self.watch, self._selection, self._backend, self.peer
         if watch is None or selection is None or not watch.can_resume():
             return False
-        if not watch.resuming and not watch.body.stream.refused:
-            selection.restart(selection.key)
-            if peer is not None:
-                selection.tried = peer.bit  # the one that it has just lost is not asked
-        watch.resuming = True  # else the walk goes on: who has refused once is not asked again
+        # A reflector lists again after half an event, and when it is told that its version is gone.
+        watch.relist = watch.relist or watch.body.stream.held > 0 or watch.body.stream.refused
         if reason:
             self._blame(reason)
         elif peer is not None:
             peer.stats.long_streams -= 1
             selection.release(peer)
             self.peer = None
+        if not watch.resuming and not watch.body.stream.refused:
+            selection.restart(selection.key)
+            if peer is not None and gone:
+                selection.tried = peer.bit  # the one that it has just lost is not asked
+        watch.resuming = True  # else the walk goes on: who has refused once is not asked again
         if backend is not None:
             self._detach(backend)
-        self.choose(selection)
+        if target is None:
+            self.choose(selection)
+        else:
+            selection.take(target)
+            self.go_on_with(target, selection)
+        return True
+
+    def leave(self, peer: Peer, quiet: float) -> bool:
+        """Leave a backend that is not ready: go on elsewhere, or end as at the server's own timeout.
+
+        False if neither is safe now. `quiet` is for how many seconds nothing has come.
+        """
+        watch = self.watch
+        if watch is None or watch.resuming or self._backend is None:
+            return False
+        if self.resume_watch("", gone=False):
+            return True
+        if not watch.body.stream.can_end(self.listener.timers.now - watch.started, quiet):
+            return False
+        self.listener.stats.watches_ended += 1
+        self._end_cleanly(watch, b"", Termination.NORMAL)
+        return True
+
+    def move_to(self, peer: Peer) -> bool:
+        """Go on at another backend, for evenness' sake."""
+        watch = self.watch
+        if watch is None or watch.resuming or self._backend is None or self.out:
+            return False
+        if not self.resume_watch("", peer, gone=False):
+            return False
+        self.listener.stats.watches_rebalanced += 1
         return True
 
     def on_resumed_head(self, head: ResponseHead, data: bytes, body: int) -> bool:
@@ -94,6 +128,8 @@ class WatchFailover(RequestBody):
             watch.body.resume()
             self.deadline = NEVER
             self.listener.stats.watches_resumed += 1
+            self.listener.stats.relists_avoided += watch.relist
+            watch.relist = False
             if self.listener.timeouts.idle:
                 self._seen, self._quiet = -1, 0
                 self.listener.timers.arm(self, self.listener.timeouts.idle / QUARTERS)
@@ -117,18 +153,26 @@ class WatchFailover(RequestBody):
         if not stream.can_end(self.listener.timers.now - watch.started, 0.0):
             self._abort(Termination.BACKEND_ABORT_DATA, reset=True)
             return
+        self._end_cleanly(watch, refusal, Termination.BACKEND_ABORT_DATA)
+
+    def _end_cleanly(self, watch: Watch, last_event: bytes, termination: Termination) -> None:
+        """End the response as a server does at a watch's timeout; the connection stays open."""
         if self._backend is not None:
             self._drop_backend(reset=False)
         self._close = self._close or not watch.framed
         self.deadline = NEVER
-        if refusal or watch.framed:
-            self.write(refusal + watch.last_chunk)
+        if last_event or watch.framed:
+            self.write(last_event + watch.last_chunk)
         if self.phase == EXCHANGE:
-            self._finish(Termination.BACKEND_ABORT_DATA)
+            self._finish(termination)
             self.next_request()
 
     # -- what the exchange does ----------------------------------------------------------------------------------
 
     def choose(self, selection: Selection) -> None:
         """Pick, and go on with an idle connection or a new one."""
+        raise NotImplementedError
+
+    def go_on_with(self, peer: Peer | None, selection: Selection) -> None:
+        """Use an idle connection of the backend that was picked, or dial."""
         raise NotImplementedError

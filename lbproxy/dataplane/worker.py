@@ -21,16 +21,19 @@ import trio
 from lbproxy.core import board, messages
 from lbproxy.core.config import Config, Mode
 from lbproxy.core.health import Health
+from lbproxy.core.leases import LeaseReport
 from lbproxy.core.pool import Peer, Pool
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.access_log import AccessLog
 from lbproxy.dataplane.client import HttpConnection
-from lbproxy.dataplane.cutting import cut_off
+from lbproxy.dataplane.leaving import cut_off, empty
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.reactor import Reactor
+from lbproxy.dataplane.rebalancing import INTERVAL, Balance
 from lbproxy.dataplane.tcp import TcpConnection
 
 RESERVED_FDS = 128  # for listening sockets, the channel, pipes and idle backend connections
+STREAMS_INTERVAL = 5.0  # seconds between two counts of the long streams by kind and age
 REPORT_INTERVAL = 0.5  # seconds between two reports of failures of one backend
 GC_THRESHOLD = 50_000  # young objects before a collection: connections are freed by reference counts
 
@@ -56,8 +59,10 @@ class Worker:
                     self._pools[pool.name].share(self._board, board.first_column(config, pool.name))
         self._listeners: list[Listener] = []
         for known in configure.health:
-            self._set_health(known)
+            self._take_health(known)
         self._reported: dict[int, float] = {}
+        self._streams: dict[str, list[dict[str, messages.StreamStats]]] = {}
+        self._count_streams_at = 0.0
         self._grace = trio.CancelScope()  # the time that connections have to end, once draining
         self._draining = False
         self._listeners = [self._listener(config, index) for index in range(len(config.listeners))]
@@ -69,6 +74,7 @@ class Worker:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._reactor.run)
+                nursery.start_soon(self._rebalance)
                 await self._channel.send(messages.encode(messages.Ready()))
                 await self._obey()
                 nursery.cancel_scope.cancel()
@@ -91,20 +97,45 @@ class Worker:
             while (message := await self._receive()) is not None:
                 if isinstance(message, messages.GetStats):
                     await self._answer(self.stats())
-                elif isinstance(message, messages.SetHealth):
-                    self._set_health(message)
+                elif isinstance(message, messages.SetHealth | messages.SetFailOpen):
+                    self._take_health(message)
                 elif isinstance(message, messages.Drain):
                     self._start_drain(message.seconds, nursery)
             log.warning("the control plane is gone: this worker drains and ends")
             self._start_drain(self._config.shutdown.drain, nursery)
 
-    def _set_health(self, message: messages.SetHealth) -> None:
+    def _take_health(self, message: messages.SetHealth | messages.SetFailOpen) -> None:
         pool = self._pools[message.pool]
+        if isinstance(message, messages.SetFailOpen):
+            pool.fail_open = message.fail_open
+            return
         peer = pool.peers[message.backend]
-        died = message.health is Health.DOWN and peer.health is not Health.DOWN
-        pool.set_health(message.backend, message.health, message.clear_failures)
-        if died:
+        before = peer.health
+        outage = not any(one.usable for one in pool.peers)
+        self._reactor.refresh()
+        pool.set_health(message.backend, message.health, message.clear_failures, self._reactor.second)
+        if outage and peer.usable:
+            for listener in self._listeners:
+                if listener.pool is pool:
+                    listener.recover()
+        if message.health is before:
+            return
+        if message.health is Health.DOWN:
             cut_off(pool, peer, self._listeners, self._reactor, random.uniform)
+        elif message.health is Health.NOT_READY:
+            empty(pool, peer, self._listeners, self._reactor, random.uniform)
+
+    async def _rebalance(self) -> None:
+        """Keep long streams even, where that is wanted."""
+        reactor = self._reactor
+        balances = [Balance(pool, self._listeners, mode, reactor) for pool in self._pools.values() for mode in Mode]
+        wanted = [balance for balance in balances if balance.wanted]
+        while wanted and not self._draining:
+            await trio.sleep(INTERVAL)
+            reactor.refresh()
+            for balance in wanted:
+                balance.look()
+            reactor.settle()
 
     async def _receive(self) -> messages.ToWorker | messages.ToControl | None:
         """The next message; None when the control plane is gone."""
@@ -189,7 +220,39 @@ class Worker:
             internal_errors=self._reactor.internal_errors,
             log_dropped=self._access.dropped if self._access is not None else 0,
             no_backend=no_backend,
+            streams=self._recent_streams(),
+            leases=self._leases(),
         )
+
+    def _recent_streams(self) -> dict[str, list[dict[str, messages.StreamStats]]]:
+        """As streams(), up to STREAMS_INTERVAL old: we are asked every second, and 10,000 watches take 3 ms."""
+        now = self._reactor.timers.now
+        if now >= self._count_streams_at:
+            self._count_streams_at = now + STREAMS_INTERVAL
+            self._streams = self.streams()
+        return self._streams
+
+    def streams(self) -> dict[str, list[dict[str, messages.StreamStats]]]:
+        """The long streams at each backend of each pool, by kind."""
+        now = self._reactor.timers.now
+        found: dict[str, list[dict[str, messages.StreamStats]]] = {
+            name: [{} for _ in pool.peers] for name, pool in self._pools.items()
+        }
+        for listener in self._listeners:
+            for connection in listener.connections:
+                kind = connection.stream_kind
+                if kind:
+                    for peer in listener.pool.peers:
+                        if connection.depends_on(peer):
+                            kinds = found[listener.pool.name][peer.index]
+                            kinds.setdefault(kind, messages.StreamStats()).note(now - connection.began)
+        return found
+
+    def _leases(self) -> LeaseReport:
+        report = LeaseReport()
+        for listener in self._listeners:
+            report.add(listener.leases.report(self._reactor.timers.now))
+        return report
 
 
 def _open_board(place: messages.Place, config: Config) -> board.Board:

@@ -22,7 +22,8 @@ from lbproxy.admin.view import BackendView, WorkerView
 from lbproxy.control.configfile import loads
 from lbproxy.core.config import Config
 from lbproxy.core.health import CheckReport, CheckResult, CheckTimes, Health, Verdict
-from lbproxy.core.messages import Stats
+from lbproxy.core.leases import LeaseReport, LeaseView
+from lbproxy.core.messages import Stats, StreamStats
 
 METRICS_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -58,6 +59,9 @@ class Fixed:
             ]
             for pool in self.config.pools
         }
+
+    def fail_opens(self) -> dict[str, tuple[bool, int]]:
+        return {"masters": (True, 3), "doors": (False, 0)}
 
     def workers(self) -> list[WorkerView]:
         return [WorkerView(0, os.getpid(), self.ready, self.stats)]
@@ -202,6 +206,48 @@ async def test_status_has_the_fields_that_scripts_rely_on(view: Fixed) -> None:
     assert set(wanted.split()) <= set(backend)
     assert set(backend["check"]) == {"at", "ok", "status", "latency_ms", "error"}
     assert (backend["health"], backend["eligible"]) == ("down", False)
+
+
+async def test_long_streams_leases_and_retries_are_shown(view: Fixed) -> None:
+    streams = [StreamStats(), StreamStats()]
+    for age in (5.0, 300.0, 7200.0):
+        streams[0].note(age)
+    view.stats.streams = {"masters": [{"watch": streams[0]}, {"exec": streams[1]}]}
+    view.stats.pools["masters"][0].long_streams = 3
+    view.stats.pools["masters"][0].retry("stale")
+    view.stats.leases.add(LeaseReport([LeaseView("kube-system/x", 1.0, 2.0, 7.0)], 1, 3, 9.0, [0, 1, 0, 1, 0, 0, 0, 0]))
+    page = await status(view)
+    pool = page["pools"][0]
+    assert pool["fail_open"] is True
+    assert pool["backends"][0]["streams"] == {
+        "watch": {"count": 3, "oldest_s": 7200.0, "ages": {"under_1m": 1, "under_10m": 1, "under_60m": 0, "older": 1}}
+    }
+    assert pool["backends"][0]["retries"] == {"stale": 1}
+    assert page["leases"]["shown"] == [{"name": "kube-system/x", "since_s": 1.0, "gap_s": 2.0, "longest_gap_s": 7.0}]
+    text = (await metrics(view)).decode()
+    for line in (
+        'lbproxy_backend_streams{backend="10.0.1.10:6443",kind="watch",pool="masters"} 3.0',
+        'lbproxy_backend_oldest_stream_seconds{backend="10.0.1.10:6443",kind="watch",pool="masters"} 7200.0',
+        'lbproxy_backend_retries_total{backend="10.0.1.10:6443",pool="masters",reason="stale"} 1.0',
+        'lbproxy_pool_fail_open{pool="masters"} 1.0',
+        'lbproxy_pool_fail_opens_total{pool="masters"} 3.0',
+        'lbproxy_lease_renewal_gap_seconds_bucket{le="2.5"} 1.0',
+        'lbproxy_lease_renewal_gap_seconds_bucket{le="+Inf"} 2.0',
+        "lbproxy_lease_renewal_gap_seconds_sum 9.0",
+        "lbproxy_leases 1.0",
+    ):
+        assert line in text, line
+
+
+def test_streams_and_leases_of_the_dead_are_gone() -> None:
+    config = loads(CONFIG).config
+    one, retired = totals.empty(config), totals.empty(config)
+    one.streams = {"masters": [{"watch": StreamStats(2, [2, 0, 0, 0], 5.0)}, {}]}
+    one.leases.add(LeaseReport([LeaseView("a/b", 1.0, 2.0, 2.0)], 1, 2, 2.0))
+    totals.add(retired, one, gauges=False)
+    total = totals.sum_of(config, [retired, one])
+    assert total.streams["masters"][0]["watch"].count == 2
+    assert (total.leases.known, total.leases.renewals, len(total.leases.shown)) == (1, 4, 1)
 
 
 def test_totals_keep_what_dead_workers_counted() -> None:

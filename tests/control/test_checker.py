@@ -29,7 +29,7 @@ class Script:
         self._seconds = seconds
         self.starts: list[float] = []
 
-    async def __call__(self) -> CheckResult:
+    async def __call__(self, alive: trio.Event) -> CheckResult:
         self.starts.append(trio.current_time())
         await trio.sleep(self._seconds)
         return next(self._results)
@@ -111,22 +111,41 @@ async def test_a_backend_that_stops_and_returns(autojump_clock: trio.testing.Moc
     assert run.changes[1].reason == "connection refused (2 checks in a row)"
 
 
-async def test_a_silent_backend_is_out_within_five_seconds(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_silent_backend_is_out_within_four_seconds(autojump_clock: trio.testing.MockClock) -> None:
     """With the worst of luck: the longest interval, and it falls silent right after a check."""
     silent = CheckResult(Verdict.DOWN, "no answer to TCP connect in 1s")
 
     class Backend(Script):
-        async def __call__(self) -> CheckResult:
+        async def __call__(self, alive: trio.Event) -> CheckResult:
             if trio.current_time() == 0:
-                return await super().__call__()
+                return await super().__call__(alive)
             await trio.sleep(HealthCheck().connect_timeout)
-            return await super().__call__()
+            return await super().__call__(alive)
 
     randoms = chain([0.0], repeat(1.0))
     run = Run(Backend([UP, silent]), HealthCheck(type=CheckType.HTTPS), random=lambda: next(randoms))
     await run.until(5)
     assert run.checker.health is Health.DOWN
-    assert run.checker.since == pytest.approx(1e9 + 4.9)
+    assert run.checker.since == pytest.approx(1e9 + 3.9)
+
+
+async def test_who_does_not_show_up_is_asked_again_without_waiting(autojump_clock: trio.testing.MockClock) -> None:
+    """But not once it is known to be down: then nothing is to be confirmed."""
+    run = Run(Script([DOWN], seconds=1.0))
+    await run.until(9)
+    assert run.starts == [0.0, 0.5, 3.5, 6.5]
+    assert len(run.reports) == 4
+
+
+async def test_who_shows_up_has_its_time(autojump_clock: trio.testing.MockClock) -> None:
+    class Slow(Script):
+        async def __call__(self, alive: trio.Event) -> CheckResult:
+            alive.set()
+            return await super().__call__(alive)
+
+    run = Run(Slow([UP], seconds=4.0))
+    await run.until(11)
+    assert run.starts == [0.0, 6.0]
 
 
 async def test_the_report_and_the_attributes(autojump_clock: trio.testing.MockClock) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import trio
 
@@ -86,3 +88,63 @@ async def test_words_of_the_system(number: int, words: str) -> None:
 
     result = await Probe(PATIENT, Address("10.0.0.1:6443", "10.0.0.1", 6443), dial=dial).run()
     assert (result.verdict, result.reason) == (Verdict.DOWN, words)
+
+
+class Process:
+    """Gives out connections; what is asked on them is answered after so many seconds."""
+
+    def __init__(self, nursery: trio.Nursery, delays: dict[str, float]) -> None:
+        self._nursery = nursery
+        self._delays = delays
+        self.asked: list[tuple[float, str]] = []
+
+    async def dial(self, _address: Address) -> trio.abc.Stream:
+        near, far = trio.testing.memory_stream_pair()
+        self._nursery.start_soon(self._serve, far)
+        return near
+
+    async def _serve(self, stream: trio.abc.Stream) -> None:
+        target = bytes(await stream.receive_some(1000)).split()[1].decode()
+        self.asked.append((trio.current_time(), target))
+        await trio.sleep(self._delays[target])
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
+NEVER = 1e6
+
+
+@pytest.mark.parametrize(
+    ("answer", "ping", "verdict", "reason", "took"),
+    [
+        (0.5, NEVER, Verdict.UP, "GET /readyz answered 200", 0.5),
+        (1.5, NEVER, Verdict.UP, "GET /readyz answered 200", 1.5),
+        (4.5, 0.0, Verdict.UP, "GET /readyz answered 200", 4.5),
+        (NEVER, 0.9, Verdict.NOT_READY, "GET /readyz: no answer in 5s", 5.0),
+        (NEVER, NEVER, Verdict.DOWN, "no answer to GET /readyz in 2s, nor to GET /livez/ping: it hangs", 2.0),
+        (2.5, 1.5, Verdict.DOWN, "no answer to GET /readyz in 2s, nor to GET /livez/ping: it hangs", 2.0),
+    ],
+)
+async def test_a_process_that_hangs_is_told_from_a_slow_one(
+    autojump_clock: trio.testing.MockClock, answer: float, ping: float, verdict: Verdict, reason: str, took: float
+) -> None:
+    """A process that is stopped still gets connections from its kernel."""
+    async with trio.open_nursery() as nursery:
+        process = Process(nursery, {"/readyz": answer, "/livez/ping": ping})
+        probe = Probe(HealthCheck(type=CheckType.HTTP), Address("10.0.0.1:80", "10.0.0.1", 80), dial=process.dial)
+        alive = trio.Event()
+        result = await probe.run(alive)
+        nursery.cancel_scope.cancel()
+    assert (result.verdict, result.reason) == (verdict, reason)
+    assert result.times.answer == pytest.approx(took)
+    assert alive.is_set() is (verdict is not Verdict.DOWN)
+    assert process.asked == [(0.0, "/readyz"), (1.0, "/livez/ping")][: 1 if took < 1 else 2]
+
+
+async def test_others_than_apiservers_may_take_their_time(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        process = Process(nursery, {"/health": NEVER})
+        check = HealthCheck(type=CheckType.HTTP, path="/health")
+        result = await Probe(check, Address("10.0.0.1:80", "10.0.0.1", 80), dial=process.dial).run()
+        nursery.cancel_scope.cancel()
+    assert (result.verdict, result.reason) == (Verdict.NOT_READY, "GET /health: no answer in 5s")

@@ -7,7 +7,7 @@ import json
 import h11
 import pytest
 
-from lbproxy.core.kubernetes import is_long_stream, status_response
+from lbproxy.core.kubernetes import is_collection, lease_name, status_response, stream_kind
 
 LONG = [
     "/api/v1/pods?watch=true",
@@ -77,12 +77,70 @@ SHORT = [
 
 @pytest.mark.parametrize("target", LONG)
 def test_long_streams(target: str) -> None:
-    assert is_long_stream(target.encode())
+    assert stream_kind(target.encode())
 
 
 @pytest.mark.parametrize("target", SHORT)
 def test_ordinary_requests(target: str) -> None:
-    assert not is_long_stream(target.encode())
+    assert not stream_kind(target.encode())
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        ("/api/v1/pods?watch=true", "watch"),
+        ("/api/v1/watch/pods", "watch"),
+        ("/api/v1/namespaces/d/pods/p/exec?command=sh", "exec"),
+        ("/api/v1/namespaces/d/pods/p/attach", "attach"),
+        ("/api/v1/namespaces/d/pods/p/portforward", "portforward"),
+        ("/api/v1/nodes/n/proxy/logs/", "proxy"),
+        ("/api/v1/namespaces/d/pods/p/log?follow=true", "log"),
+        ("/api/v1/namespaces/d/pods/p/log", ""),
+    ],
+)
+def test_kinds(target: str, kind: str) -> None:
+    assert stream_kind(target.encode()) == kind
+
+
+@pytest.mark.parametrize(
+    ("target", "collection"),
+    [
+        ("/api/v1/pods", True),
+        ("/api/v1/pods?limit=500&continue=x", True),
+        ("/api/v1/namespaces", True),
+        ("/api/v1/namespaces/d/pods", True),
+        ("/apis/apps/v1/deployments", True),
+        ("/apis/apps/v1/namespaces/d/deployments?labelSelector=a", True),
+        ("/api/v1/namespaces/d", False),
+        ("/api/v1/namespaces/d/status", False),
+        ("/api/v1/namespaces/d/finalize", False),
+        ("/api/v1/nodes/n", False),
+        ("/api/v1/namespaces/d/pods/p", False),
+        ("/api/v1", False),
+        ("/api/v1/", False),
+        ("/apis", False),
+        ("/apis/apps/v1", False),
+        ("/readyz", False),
+        ("/", False),
+    ],
+)
+def test_collections(target: str, collection: bool) -> None:
+    assert is_collection(target.encode()) is collection
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler", "kube-system/kube-scheduler"),
+        ("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1?timeout=10s", "kube-node-lease/n1"),
+        ("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases", ""),
+        ("/apis/coordination.k8s.io/v1/leases", ""),
+        ("/apis/coordination.k8s.io/v1/namespaces/a/leases/b/status", ""),
+        ("/apis/apps/v1/namespaces/a/leases/b", ""),
+    ],
+)
+def test_leases(target: str, name: str) -> None:
+    assert lease_name(target.encode()) == name
 
 
 @pytest.mark.parametrize("code", [400, 405, 408, 413, 429, 431, 500, 501, 502, 503, 504, 505])

@@ -199,7 +199,6 @@ def test_random_two_prefers_the_less_connected() -> None:
     ("healths", "expected"),
     [
         ((Health.DOWN, Health.NOT_READY, Health.DOWN), 1),
-        ((Health.DOWN, Health.DOWN, Health.DOWN), 0),
         ((Health.NOT_READY, Health.NOT_READY, Health.UP), 2),
     ],
 )
@@ -210,6 +209,116 @@ def test_the_last_resort_prefers_who_is_alive(healths: tuple[Health, ...], expec
     peer = pool.select().pick(0)
     assert peer is not None
     assert peer.index == expected
+
+
+def test_the_dead_are_not_dialled() -> None:
+    """Whoever asks is refused at once instead of waiting for three connects to time out."""
+    pool = make(Algorithm.ROUND_ROBIN, backend(0), backend(1))
+    for index in range(2):
+        pool.set_health(index, Health.DOWN)
+    assert pool.select().pick(0) is None
+
+
+def test_failing_open_although_the_pool_rejects() -> None:
+    pool = make(Algorithm.ROUND_ROBIN, backend(0), backend(1), all_down=AllDown.REJECT)
+    pool.set_health(0, Health.NOT_READY)
+    pool.set_health(1, Health.DOWN)
+    assert pool.select().pick(0) is None
+    pool.fail_open = True
+    picked = pool.select().pick(0)
+    assert picked is pool.peers[0]
+
+
+# -- slow start ------------------------------------------------------------------------------------------------
+
+
+def returned(algorithm: Algorithm, seconds: float = 60) -> Pool:
+    """Three backends; the last one comes back at second 1000."""
+    config = PoolConfig(
+        "p",
+        tuple(backend(index) for index in range(3)),
+        Balance(algorithm, KEYED.get(algorithm, "")),
+        slow_start=seconds,
+    )
+    pool = Pool(config, random.Random(1).randrange)
+    for index in range(3):
+        pool.set_health(index, Health.UP, now=900)
+    pool.set_health(2, Health.DOWN, now=950)
+    pool.set_health(2, Health.UP, now=1000)
+    return pool
+
+
+def share(pool: Pool, now: int, picks: int = 3000) -> float:
+    """The last backend's part of the picks at one instant; each is over at once."""
+    got = 0
+    for _ in range(picks):
+        selection = pool.select("10.0.0.1")
+        peer = selection.pick(now)
+        assert peer is not None
+        got += peer.index == 2
+        selection.release(peer)
+    return got / picks
+
+
+@pytest.mark.parametrize("algorithm", [Algorithm.ROUND_ROBIN, Algorithm.RANDOM])
+def test_the_share_of_one_that_comes_back_grows(algorithm: Algorithm) -> None:
+    pool = returned(algorithm)
+    for second in (0, 10, 20, 30, 40, 50, 59):
+        assert share(pool, 1000 + second) == pytest.approx((second + 1) / 61 / 3, abs=0.04), second
+    assert share(pool, 1060) == pytest.approx(1 / 3, abs=0.04)
+    assert pool.starting == {}
+
+
+@pytest.mark.parametrize("algorithm", [Algorithm.LEAST_CONN, Algorithm.RANDOM_TWO])
+def test_connections_that_stay_grow_with_it(algorithm: Algorithm) -> None:
+    """The least connected is not flooded with all that comes: it has at most its growing share of the connections."""
+    pool = returned(algorithm)
+    for peer in pool.peers[:2]:
+        peer.conns = 1000
+    for second in range(60):
+        for _ in range(20):
+            pool.select().pick(1000 + second)
+        allowed = 1100 * (second + 1) / 61
+        assert pool.peers[2].conns <= allowed + 20, second
+    assert pool.peers[2].conns > 500
+
+
+@pytest.mark.parametrize("algorithm", [Algorithm.SOURCE_HASH, Algorithm.CONSISTENT_HASH])
+def test_hashes_stay_where_they_are(algorithm: Algorithm) -> None:
+    pool = returned(algorithm)
+    before = {key: pool.select(key, key.encode()).pick(1000) for key in map(str, range(50))}
+    assert {key: pool.select(key, key.encode()).pick(1070) for key in before} == before
+
+
+def test_nobody_is_held_back_who_is_the_only_one() -> None:
+    pool = returned(Algorithm.ROUND_ROBIN)
+    for index in range(2):
+        pool.set_health(index, Health.DOWN, now=1001)
+    assert share(pool, 1001, 10) == 1.0
+    pool.set_health(2, Health.DOWN, now=1002)
+    pool.set_health(0, Health.UP, now=1003)  # the first to come back from an outage of all
+    assert pool.peers[0] not in pool.starting
+
+
+def test_no_slow_start_at_the_start() -> None:
+    config = PoolConfig("p", tuple(backend(index) for index in range(3)))
+    pool = Pool(config, random.Random(1).randrange)
+    for index in range(3):
+        pool.set_health(index, Health.UP, now=5)
+    assert pool.starting == {}
+
+
+def test_slow_start_can_be_off() -> None:
+    assert returned(Algorithm.ROUND_ROBIN, 0).starting == {}
+
+
+def test_a_given_peer_is_taken_and_counted() -> None:
+    pool = make(Algorithm.ROUND_ROBIN, backend(0), backend(1))
+    selection = pool.select()
+    selection.take(pool.peers[1])
+    assert pool.peers[1].conns == 1
+    assert selection.pick(0) is pool.peers[0]
+    assert selection.pick(0) is None
 
 
 def test_reject_means_nobody() -> None:

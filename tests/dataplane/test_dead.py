@@ -24,7 +24,7 @@ def busy(lb: Balancer) -> int:
 
 def found(lb: Balancer, backend: int, health: Health = Health.DOWN) -> None:
     """What the control plane says after a check."""
-    lb.worker._set_health(messages.SetHealth("p", backend, health, False))
+    lb.worker._take_health(messages.SetHealth("p", backend, health, False))
 
 
 @pytest.mark.parametrize("kept", [False, True])

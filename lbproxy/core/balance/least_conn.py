@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 class LeastConn:
-    """Two passes, as nginx makes them: the least, then who of several least gains most round-robin weight."""
+    """Two passes, as nginx makes them: the least, then who of several least gains most round-robin weight.
+
+    Where nginx has the weight stands `worth`: the same but while a backend starts slowly.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._round_robin = RoundRobin(pool)
@@ -28,18 +31,18 @@ class LeastConn:
             if not peer.eligible(tried, now):
                 continue
             load = peer.conns + peer.elsewhere
-            if best is None or load * best.weight < least * peer.weight:
+            if best is None or load * best.worth < least * peer.worth:
                 best, start, least, many = peer, index, load, False
-            elif load * best.weight == least * peer.weight:
+            elif load * best.worth == least * peer.worth:
                 many = True
         if best is None:
             return None
         total = 0
         if many:
-            weight = best.weight
+            worth = best.worth
             for peer in tier.peers[start:]:
                 load = peer.conns + peer.elsewhere
-                if not peer.eligible(tried, now) or load * weight != least * peer.weight:
+                if not peer.eligible(tried, now) or load * worth != least * peer.worth:
                     continue
                 peer.current_weight += peer.effective_weight
                 total += peer.effective_weight

@@ -51,6 +51,6 @@ class RandomTwo:
             if first is None:
                 first = peer
                 continue
-            more = (peer.conns + peer.elsewhere) * first.weight > (first.conns + first.elsewhere) * peer.weight
+            more = (peer.conns + peer.elsewhere) * first.worth > (first.conns + first.elsewhere) * peer.worth
             return first if more else peer
         return self._round_robin.pick(selection, now)

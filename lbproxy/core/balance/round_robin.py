@@ -34,6 +34,7 @@ class RoundRobin:
         total = sum(peer.weight for peer in members)
         if (
             pool.primary.single
+            or pool.starting
             or not members
             or total > MAX_BATCH
             or any(peer.fails or peer.max_connections or peer.effective_weight != peer.weight for peer in members)

@@ -25,6 +25,7 @@ from lbproxy.core.http1.request import (
     parse_request_line,
 )
 from lbproxy.core.http1.response import (
+    REFUSALS,
     ResponseHead,
     parse_response_head,
     plain_response,
@@ -36,6 +37,7 @@ __all__ = [
     "MAX_CHUNK_LINE",
     "MAX_LINES",
     "MAX_TRAILERS",
+    "REFUSALS",
     "UNTIL_CLOSE",
     "BadMessageError",
     "ChunkedWalk",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lbproxy.core.config import ForwardedFor
 from lbproxy.core.http1.grammar import CHUNKED, HOP_BY_HOP, TOKEN, BadMessageError, match_header_line, split_tokens
-from lbproxy.core.kubernetes import is_long_stream
+from lbproxy.core.kubernetes import is_collection, lease_name, stream_kind
 
 MAX_LINES = 4096  # of a request's head: a mebibyte of `a:` lines would cost a quarter of a second
 
@@ -27,7 +27,9 @@ class RequestLine:
     target: bytes
     minor: int  # HTTP/1.minor
     forward: bytes
-    long_stream: bool
+    long_stream: str  # what kind of one it is (core/kubernetes.py), or "": watch, log, exec, ...
+    herd: bool  # a watch or a list: what comes all at once after an outage
+    lease: str  # NAMESPACE/NAME of a lease that it renews, or ""
     host: bytes | None  # from a target in absolute form; replaces the Host header (RFC 9112, 3.2.2)
     logged: str  # the access log's `"method":"...","target":"..."`
 
@@ -77,14 +79,17 @@ def parse_request_line(line: bytes) -> RequestLine:
                 target = b"/" + target
         elif target != b"*" or method != b"OPTIONS":
             raise BadMessageError("the request target is neither a path nor an http URL")
+    kind = stream_kind(target)
     return RequestLine(
-        method.decode(),
-        target,
-        minor[0] - 0x30,
-        method + b" " + target + b" HTTP/1.1\r\n",
-        is_long_stream(target),
-        host,
-        _logged(method.decode(), target.decode()),
+        method=method.decode(),
+        target=target,
+        minor=minor[0] - 0x30,
+        forward=method + b" " + target + b" HTTP/1.1\r\n",
+        long_stream=kind,
+        herd=method == b"GET" and (kind == "watch" or is_collection(target)),
+        lease=lease_name(target) if method in (b"PUT", b"PATCH") else "",
+        host=host,
+        logged=_logged(method.decode(), target.decode()),
     )
 
 

@@ -23,6 +23,7 @@ _RESPONSE_LINES = re.compile(
 # `HTTP/1.1 200` → (1, 200), for all there are: a look-up instead of a match, two conversions and their objects.
 _STATUS = {b"HTTP/1.%d %d" % (minor, code): (minor, code) for minor in (0, 1) for code in range(100, 600)}
 _BODYLESS = frozenset({*range(100, 200), 204, 304})  # no body, whatever Content-Length says (RFC 9112, 6.3)
+REFUSALS = frozenset({429, 503})  # what an apiserver that shuts down says to requests that it does not begin
 # Everything but what ends lines and NUL: what is left of a head without these must be CRLF after CRLF.
 _TEXT = bytes(set(range(256)) - {0x00, 0x0A, 0x0D})
 _LINE_ENDS = b"\r\n" * 1024
@@ -48,7 +49,9 @@ class ResponseHead:
         self.length = UNTIL_CLOSE  # bytes, CHUNKED or UNTIL_CLOSE; before HEAD, 204 and 304 are considered
         self.close = not minor  # the backend will close the connection
         self.hop = 0  # lines to remove
-        self.whole = False  # a final answer of known length on a connection that stays open, to any method but HEAD
+        self.whole = (
+            False  # an ordinary final answer of known length on a connection that stays open, to any method but HEAD
+        )
 
 
 def parse_response_head(data: bytes, end: int) -> ResponseHead:
@@ -105,7 +108,8 @@ def _understand(status_line: bytes, framing: list[bytes]) -> ResponseHead:
         if head.length == CHUNKED:
             raise BadMessageError("the response has both Content-Length and Transfer-Encoding")
         head.length = length
-    head.whole = head.length >= 0 and head.minor == 1 and not head.close and head.status not in _BODYLESS
+    ordinary = head.status not in _BODYLESS and head.status not in REFUSALS
+    head.whole = ordinary and head.length >= 0 and head.minor == 1 and not head.close
     return head
 
 

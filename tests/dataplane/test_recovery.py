@@ -1,0 +1,128 @@
+"""After an outage: what comes all at once is let in at a rate. What a dying apiserver refuses goes to another."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import trio
+
+from lbproxy.core.config import Http
+from lbproxy.core.health import Health
+from tests.dataplane.harness import Lab, read_exactly, read_head
+from tests.dataplane.test_dead import found
+from tests.dataplane.test_exchange import OK, next_head, request
+
+GOING = b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 5\r\n\r\ngoing"
+GOING_OLD = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 29\r\n\r\napiserver is shutting down.\r\n"
+OVERLOADED = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 4\r\n\r\nbusy"
+UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nnone"
+
+
+async def serve(stream: trio.SocketStream) -> None:
+    while await next_head(stream):
+        await stream.send_all(OK)
+
+
+async def outage(lab: Lab, rate: int) -> trio.SocketStream:
+    lb = await lab.balance("http", await lab.backend(serve), http=Http(recovery_rate=rate))
+    found(lb, 0, Health.DOWN)
+    found(lb, 0, Health.UP)
+    return await lb.connect()
+
+
+async def statuses(client: trio.SocketStream, target: str, count: int) -> list[int]:
+    """Of so many requests, one after the other."""
+    found = []
+    for _ in range(count):
+        await client.send_all(request(target))
+        head = await read_head(client)
+        length = int(head.partition(b"Content-Length: ")[2].split()[0])
+        body = await read_exactly(client, length)
+        found.append(int(head.split()[1]))
+        if found[-1] == 429:
+            assert b"Retry-After: 1\r\n" in head
+            assert json.loads(body)["details"] == {"retryAfterSeconds": 1}
+    return found
+
+
+@pytest.mark.parametrize("target", ["/api/v1/pods", "/api/v1/namespaces/d/pods?limit=500"])
+async def test_lists_after_an_outage(lab: Lab, target: str) -> None:
+    client = await outage(lab, 5)
+    async with client:
+        got = await statuses(client, target, 20)
+        assert got[:5] == [200] * 5
+        assert 429 in got
+        assert await statuses(client, "/api/v1/namespaces/d/pods/p", 20) == [200] * 20  # what is cheap passes
+
+
+async def test_no_limit(lab: Lab) -> None:
+    client = await outage(lab, 0)
+    async with client:
+        assert await statuses(client, "/api/v1/pods", 50) == [200] * 50
+
+
+async def test_no_outage_no_limit(lab: Lab) -> None:
+    lb = await lab.balance("http", await lab.backend(serve), await lab.backend(serve), http=Http(recovery_rate=1))
+    found(lb, 0, Health.DOWN)
+    found(lb, 0, Health.UP)
+    async with await lb.connect() as client:
+        assert await statuses(client, "/api/v1/pods", 50) == [200] * 50
+
+
+@pytest.mark.parametrize("refusal", [GOING, GOING_OLD])
+@pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
+async def test_a_refusal_of_one_that_shuts_down_goes_to_another(lab: Lab, refusal: bytes, method: str) -> None:
+    """It has not begun with the request, whatever the method."""
+    asked: list[bytes] = []
+
+    async def going_once(stream: trio.SocketStream) -> None:
+        while head := await next_head(stream):
+            asked.append(head)
+            await stream.send_all(refusal if len(asked) == 1 else OK)
+
+    lb = await lab.balance("http", await lab.backend(going_once), await lab.backend(going_once))
+    async with await lb.connect() as client:
+        await client.send_all(request("/api/v1/pods/p", method=method))
+        assert await read_exactly(client, len(OK)) == OK
+    assert len(asked) == 2
+    assert sorted(backend.retried for backend in lb.backends) == [0, 1]
+    assert [backend.active for backend in lb.backends] == [0, 0]
+
+
+@pytest.mark.parametrize("answer", [OVERLOADED, UNAVAILABLE])
+async def test_any_other_refusal_is_the_clients(lab: Lab, answer: bytes) -> None:
+    async def busy(stream: trio.SocketStream) -> None:
+        while await next_head(stream):
+            await stream.send_all(answer)
+
+    lb = await lab.balance("http", await lab.backend(busy), await lab.backend(busy))
+    async with await lb.connect() as client:
+        await client.send_all(request("/api/v1/pods/p"))
+        assert await read_exactly(client, len(answer)) == answer
+    assert [backend.retried for backend in lb.backends] == [0, 0]
+
+
+async def test_a_refused_body_is_not_sent_again(lab: Lab) -> None:
+    async def going(stream: trio.SocketStream) -> None:
+        while await next_head(stream):
+            await stream.send_all(GOING)
+
+    lb = await lab.balance("http", await lab.backend(going), await lab.backend(going))
+    async with await lb.connect() as client:
+        await client.send_all(b"POST /api/v1/pods HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        assert b"429" in await read_head(client)
+    assert [backend.retried for backend in lb.backends] == [0, 0]
+
+
+async def test_when_all_shut_down_the_refusal_is_the_clients(lab: Lab) -> None:
+    async def going(stream: trio.SocketStream) -> None:
+        while await next_head(stream):
+            await stream.send_all(GOING)
+
+    lb = await lab.balance("http", await lab.backend(going), await lab.backend(going))
+    async with await lb.connect() as client:
+        await client.send_all(request("/api/v1/pods/p"))
+        head = await read_head(client)
+        assert b" 429 " in head
+        assert b"Retry-After: 1" in head

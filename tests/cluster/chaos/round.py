@@ -65,6 +65,7 @@ class Round:
             self._tell(libraries, "go")
             self.pace.started.set()
             until(lambda: self._all_work_since(self.began), "all work", START_TIMEOUT)
+            until(self._versions_known, "all watches have seen a change", START_TIMEOUT)
             until(self._controllers_settled, "the controllers have listed what they watch", START_TIMEOUT)
             terms = self._terms()
             fault = time.time()
@@ -194,6 +195,11 @@ class Round:
         versions = {call.version for call in fresh if call.version}
         watching = {event.client for event in events if event.version in versions}
         return self._loops() <= working and len(watching) == self._watchers
+
+    def _versions_known(self) -> bool:
+        """Whether all have seen more than additions: from those nobody can tell where a watch without a version is."""
+        _, events = self._read()
+        return len({event.client for event in events if event.kind == "MODIFIED"}) == len(LIBRARIES)
 
     def _settle(self, moment: float) -> None:
         """Give everybody time to recover. Who does not has that in the result."""

@@ -33,9 +33,8 @@ def assert_leaders_and_data_unharmed(outcome: Outcome) -> None:
 
 
 def test_two_masters_are_killed(place: Arena) -> None:
-    outcome = outcome_of(place, "kill")
-    assert_leaders_and_data_unharmed(outcome)
-    assert not any(outcome.lists.get(name) for name in CONTROLLERS)
+    """Without a promise about LISTs: a reflector may come to the master that is back, which knows no older version."""
+    assert_leaders_and_data_unharmed(outcome_of(place, "kill"))
 
 
 def test_a_master_goes_dark(place: Arena) -> None:
@@ -56,6 +55,4 @@ def test_a_master_is_frozen(place: Arena) -> None:
 
 def test_a_rolling_restart(place: Arena) -> None:
     """With the shutdown delay that kubeadm's default of 0 s is too short for."""
-    outcome = outcome_of(place, "rolling-delay")
-    assert_leaders_and_data_unharmed(outcome)
-    assert not any(outcome.lists.get(name) for name in CONTROLLERS)
+    assert_leaders_and_data_unharmed(outcome_of(place, "rolling-delay"))

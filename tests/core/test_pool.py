@@ -104,6 +104,7 @@ def _pick(
         peer
         for peer in pool.peers
         if peer.state is BackendState.READY
+        and peer.health is not Health.DOWN
         and peer.index not in seen
         and not (peer.max_connections and peer.conns >= peer.max_connections)
     ]

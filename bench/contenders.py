@@ -264,6 +264,7 @@ def _haproxy(place: Place, *lines: str) -> str:
 global
   nbthread {place.workers}
   maxconn 9900
+  maxpipes 50
 {log}defaults
   timeout connect 1s
   timeout client 1h

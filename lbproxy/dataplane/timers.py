@@ -3,8 +3,10 @@
 A connection carries its own `deadline`. Moving it later, which is what every request does, is one attribute write:
 the wheel looks again when the old time comes and re-files the connection then. Only moving it earlier than the
 slot it sits in files it a second time; the stale entry is recognised by `filed` and skipped. There is no cancel:
-a deadline of NEVER is simply not due. What is filed is kept in memory until its slot is due, so the first look is SOON:
-of thousands of connections a second that are over by then, none is kept for the half minute of its deadline. A wheel of cancel scopes would cost 10 µs per use (trio 0.35), this 0.2 µs.
+a deadline of NEVER is simply not due. A wheel of cancel scopes would cost 10 µs per use (trio 0.35), this 0.2 µs.
+
+What is filed is kept in memory until its slot is due, so the first look is SOON: of thousands of connections a second
+that are over by then, none is kept for the half minute of its deadline.
 """
 
 from __future__ import annotations

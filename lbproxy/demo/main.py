@@ -269,8 +269,8 @@ In another terminal:
   curl -i {url}/api/v1/namespaces              X-Demo-Apiserver says who answered; repeat it
   curl -N '{url}/api/v1/configmaps?watch=1'    a watch: something changes every {args.every:g} s
   kubectl -s {url} get pods -A -w
-  kill -9 {pids["a"]}    an apiserver dies: requests go to the others, clients open its watches again there;
-                   it is back after {args.restart_after:g} s
+  kill -9 {pids["a"]}    an apiserver dies: requests go to the others, and a watch that has shown a change goes on
+                   there, in the same response; it is back after {args.restart_after:g} s
 
 Ctrl-C stops everything.
 """,

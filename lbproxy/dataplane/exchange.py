@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from socket import SocketType
 
+from lbproxy.core.health import Health
 from lbproxy.core.http1 import (
     CHUNKED,
     UNTIL_CLOSE,
@@ -258,7 +259,7 @@ class Exchange(WatchFailover):
             self._retried = self._retried or sent
             peer.stats.retry("stale" if reused else "closed")
             self._detach(backend)
-            if reused:
+            if reused and peer.health is not Health.DOWN:
                 # An idle connection that was closed meanwhile says nothing about the backend: dial the same one.
                 if self._long:
                     peer.stats.long_streams -= 1

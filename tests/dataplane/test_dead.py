@@ -137,3 +137,31 @@ async def test_a_body_is_cut_and_idle_connections_are_dropped(lab: Lab) -> None:
         with pytest.raises(trio.BrokenResourceError):
             await read_all(client)
         await lb.until(lambda: lb.backends[dead].idle == 0 and lb.backends[1 - dead].idle == 1)
+
+
+async def test_a_request_on_a_kept_connection_to_the_dead_goes_to_another(lab: Lab) -> None:
+    """A stopped process: its kernel would take a new connection, and the request would hang there."""
+
+    asked = 0
+
+    async def falls_silent(stream: trio.SocketStream) -> None:
+        nonlocal asked
+        while await next_head(stream):
+            asked += 1
+            if asked == 1:
+                await stream.send_all(OK)
+
+    async def well(stream: trio.SocketStream) -> None:
+        while await next_head(stream):
+            await stream.send_all(OK)
+
+    lb = await lab.balance("http", await lab.backend(falls_silent), await lab.backend(well), close_spread=0.0)
+    async with await lb.connect() as client:
+        for _ in range(2):  # one to each
+            await client.send_all(request())
+            assert await read_exactly(client, len(OK)) == OK
+        await client.send_all(request())
+        await lb.until(lambda: lb.backends[0].active == 1)
+        found(lb, 0)
+        assert await read_exactly(client, len(OK)) == OK
+        assert [backend.active for backend in lb.backends] == [0, 0]

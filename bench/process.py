@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from bench.cpu import family_of
 
 STOP_SECONDS = 3.0
+PORTS = range(24000, 32000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,16 @@ def running_on(cpus: set[int]) -> Iterator[None]:
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports that were free on 127.0.0.1 a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """TCP ports that were free on 127.0.0.1 a moment ago.
+
+    From below the range that the kernel takes clients' ports from: with thousands of clients, one of those would be
+    theirs a moment later. Raises OSError if there are not so many.
+    """
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise OSError(f"only {len(found)} ports from {PORTS[0]} to {PORTS[-1]} are free")

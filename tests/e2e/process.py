@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import socket
 import subprocess
@@ -10,25 +11,27 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 PATIENCE = 15.0  # seconds for what should take a fraction of one
-
-
+PORTS = range(24000, 32000)
 _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, and that was not given before."""
-    while True:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port: int = sock.getsockname()[1]
-        if port not in _given:
-            _given.add(port)
-            return port
+    """A port that nobody has now, and that was not given before.
+
+    From below the range that the kernel takes clients' ports from: one of those may be a client's a moment later.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
+    raise OSError(f"no port from {PORTS[0]} to {PORTS[-1]} is free")
 
 
 def wait_for(condition: Callable[[], bool], what: str = "", seconds: float = PATIENCE) -> None:

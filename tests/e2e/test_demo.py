@@ -19,6 +19,7 @@ import trio
 from lbproxy.demo.process import Child
 from tests.demo.client import Address, ask, connected
 from tests.demo.test_kubectl import Kubectl
+from tests.e2e.process import free_port
 
 MAPS = "/api/v1/namespaces/kube-system/configmaps"
 
@@ -38,12 +39,6 @@ class Demo:
                 self.said += line + "\n"
         self.said = self.said[match.end() :]
         return match
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def descendants(pid: int) -> set[int]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from socket import SocketType
 
-from lbproxy.core.config import TcpSide, Timeouts
+from lbproxy.core.config import Address, TcpSide, Timeouts
 from lbproxy.core.pool import Peer, Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.reactor import ERR, HUP, OUT, Reactor
@@ -25,7 +25,18 @@ Report = Callable[[Peer, str], None]
 class Dialer:
     """What all dials of one listener share."""
 
-    __slots__ = ("_fresh", "_older", "deadline", "filed", "reactor", "report", "retry_deadline", "side", "timeouts")
+    __slots__ = (
+        "_fresh",
+        "_older",
+        "connect",
+        "deadline",
+        "filed",
+        "reactor",
+        "report",
+        "retry_deadline",
+        "side",
+        "timeouts",
+    )
 
     def __init__(
         self, reactor: Reactor, side: TcpSide, timeouts: Timeouts, retry_deadline: float, report: Report
@@ -35,6 +46,7 @@ class Dialer:
         self.timeouts = timeouts
         self.retry_deadline = retry_deadline
         self.report = report
+        self.connect: Callable[[Address, TcpSide], SocketType] = open_connection  # the simulation has another
         self.deadline = NEVER
         self.filed = UNFILED
         self._fresh: list[SocketType] = []  # connected since the last turn
@@ -107,7 +119,7 @@ class Dial:
         while peer is not None:
             self.peer = peer
             try:
-                self._sock = open_connection(peer.address, self._dialer.side)
+                self._sock = self._dialer.connect(peer.address, self._dialer.side)
             except OSError as error:
                 if error.errno in _OWN_FAULT:
                     self._own_fault(peer)

@@ -177,18 +177,26 @@ class Exchange(WatchFailover):
             return False
         if peer is None or selection is None or backend is None:
             return False
-        others = (one for one in self.listener.pool.peers if one is not peer and not selection.tried & one.bit)
-        if not any(one.usable for one in others):
+        if not self._another_is_left(selection):
             return False
         self._retried = True
         peer.stats.retry("refused")
+        self._detach(backend)
+        self._leave(peer, selection)
+        self.choose(selection)
+        return True
+
+    def _another_is_left(self, selection: Selection) -> bool:
+        """Whether there is somebody whom this walk has not tried, and may."""
+        tried = selection.tried
+        return selection.tries > 1 and any(one.usable and not tried & one.bit for one in self.listener.pool.peers)
+
+    def _leave(self, peer: Peer, selection: Selection) -> None:
+        """Give a backend back that has not answered, without blaming it."""
         if self._long:
             peer.stats.long_streams -= 1
         selection.release(peer)
         self.peer = None
-        self._detach(backend)
-        self.choose(selection)
-        return True
 
     def on_interim_head(self, head: bytes) -> None:
         """1xx: forwarded, but HTTP/1.0 clients do not know them (RFC 9110, 15.2)."""
@@ -259,15 +267,7 @@ class Exchange(WatchFailover):
             self._retried = self._retried or sent
             peer.stats.retry("stale" if reused else "closed")
             self._detach(backend)
-            if reused and peer.health is not Health.DOWN:
-                # An idle connection that was closed meanwhile says nothing about the backend: dial the same one.
-                if self._long:
-                    peer.stats.long_streams -= 1
-                self.peer = None
-                self._dial_to(selection, peer)
-            else:
-                self._blame("the connection broke before an answer")
-                self.choose(selection)
+            self._ask_again(peer, selection, stale=reused)
             return
         self._blame("the connection broke before an answer")
         self._detach(backend)
@@ -275,6 +275,24 @@ class Exchange(WatchFailover):
             self._own_answer(503, "the backend went away", Termination.BACKEND_CLOSED_HEAD, not_sent=not self._retried)
             return
         self._own_answer(502, "the backend closed the connection without an answer", Termination.BACKEND_CLOSED_HEAD)
+
+    def _ask_again(self, peer: Peer, selection: Selection, *, stale: bool) -> None:
+        """Send the request once more. `stale`: it was a kept-alive connection that ended, which happens to the best.
+
+        That says little about the backend, so it is not blamed; but another one is asked, as nginx does, because it
+        may be the first sign of a death, and there is no third time. With no other: the same, by a new connection.
+        """
+        if not stale or peer.health is Health.DOWN:
+            self._blame("the connection broke before an answer")
+            self.choose(selection)
+        elif self._another_is_left(selection):
+            self._leave(peer, selection)
+            self.choose(selection)
+        else:
+            if self._long:
+                peer.stats.long_streams -= 1
+            self.peer = None
+            self._dial_to(selection, peer)
 
     def on_bad_response(self, reason: str) -> None:
         """The backend sent what is not HTTP, or not one message."""

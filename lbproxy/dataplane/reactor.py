@@ -50,6 +50,7 @@ class Reactor:
         "_after_wait",
         "_again",
         "_at_end",
+        "_clock",
         "_closing",
         "_epoll",
         "_ticking",
@@ -60,10 +61,11 @@ class Reactor:
         "timers",
     )
 
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
+    def __init__(self, epoll: select.epoll | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._epoll = select.epoll() if epoll is None else epoll  # handed in by the simulation, as the clock is
+        self._clock = clock
         self.handlers: dict[int, Handler] = {}
-        self.timers = Timers(time.monotonic(), self._bug)
+        self.timers = Timers(clock(), self._bug)
         self.second = int(self.timers.now)  # whole seconds: nginx's clock for fail_timeout
         self.internal_errors = 0
         self.pipes = Pipes()  # what one worker has of them
@@ -102,7 +104,7 @@ class Reactor:
 
     def refresh(self) -> None:
         """Set the clock, for who arms timers from outside of a batch, and see that the wheel turns."""
-        self.timers.turn(time.monotonic())
+        self.timers.turn(self._clock())
         self.second = int(self.timers.now)
         self._ticking.set()
 
@@ -130,7 +132,7 @@ class Reactor:
         """Handle events until none came for LINGER (False) or BUDGET is used up (True)."""
         poll = self._epoll.poll
         get = self.handlers.get
-        monotonic = time.monotonic
+        monotonic = self._clock
         timers = self.timers
         stop = monotonic() + BUDGET
         while True:
@@ -193,6 +195,6 @@ class Reactor:
                 self._ticking = trio.Event()
                 await self._ticking.wait()
             await trio.sleep(TICK)
-            self.timers.turn(time.monotonic())
+            self.timers.turn(self._clock())
             self.second = int(self.timers.now)
             self._end_batch()

@@ -78,15 +78,17 @@ class WatchFailover(RequestBody):
             peer.stats.long_streams -= 1
             selection.release(peer)
             self.peer = None
+        lost = 0
         if not watch.resuming and not watch.body.stream.refused:
             selection.restart(selection.key)
-            if peer is not None and gone:
-                selection.tried = peer.bit  # the one that it has just lost is not asked
+            if peer is not None and gone and any(one.usable and one is not peer for one in self.listener.pool.peers):
+                selection.tried = lost = peer.bit
         watch.resuming = True  # else the walk goes on: who has refused once is not asked again
         if backend is not None:
             self._detach(backend)
         if target is None:
             self.choose(selection)
+            selection.tried &= ~lost  # who was lost is not the first to be asked, but may be alive, and the only one
         else:
             selection.take(target)
             self.go_on_with(target, selection)

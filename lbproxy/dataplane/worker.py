@@ -43,11 +43,11 @@ log = logging.getLogger(__name__)
 class Worker:
     """The worker's objects, built from one Configure message."""
 
-    def __init__(self, configure: messages.Configure, channel: socket.socket) -> None:
+    def __init__(self, configure: messages.Configure, channel: socket.socket, reactor: Reactor | None = None) -> None:
         self._sock = channel
         self._channel = trio.socket.from_stdlib_socket(channel)
         self._config = config = configure.config
-        self._reactor = Reactor()
+        self._reactor = Reactor() if reactor is None else reactor
         self._access: AccessLog | None = None
         if config.log.access is not None and configure.access_log_fd is not None:
             self._access = AccessLog(config.log.access, configure.access_log_fd, self._reactor)

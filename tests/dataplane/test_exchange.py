@@ -199,6 +199,24 @@ async def test_a_get_is_sent_again_once_when_its_connection_dies_before_the_answ
     assert len(seen) == 1
 
 
+async def test_a_kept_connection_that_dies_with_a_get_on_it_sends_it_to_another_backend(lab: Lab) -> None:
+    seen: list[bytes] = []
+
+    async def die_at_the_second(stream: trio.SocketStream) -> None:
+        seen.append(await next_head(stream))
+        if len(seen) == 1:
+            await stream.send_all(OK)
+            seen.append(await next_head(stream))
+        reset(stream)
+
+    lb = await lab.balance("http", await lab.backend(die_at_the_second), await lab.backend(answering(OK)))
+    async with await lb.connect() as client:
+        for _ in range(4):
+            await client.send_all(request())
+            assert await read_exactly(client, len(OK)) == OK
+    assert len(seen) == 2  # the backend may be about to die: it is not the one that is asked again
+
+
 async def test_a_mutation_is_never_sent_twice(lab: Lab) -> None:
     seen: list[bytes] = []
 

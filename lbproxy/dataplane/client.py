@@ -9,14 +9,7 @@ from __future__ import annotations
 import socket
 from socket import SocketType
 
-from lbproxy.core.http1 import (
-    CHUNKED,
-    UNTIL_CLOSE,
-    BadMessageError,
-    ChunkedWalk,
-    RequestBlock,
-    RequestLine,
-)
+from lbproxy.core.http1 import CHUNKED, UNTIL_CLOSE, BadMessageError, ChunkedWalk, RequestBlock, RequestLine
 from lbproxy.core.pool import Peer
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.backend import CHUNK, TURNS

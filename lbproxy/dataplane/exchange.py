@@ -24,11 +24,12 @@ from lbproxy.core.http1 import (
 from lbproxy.core.kubernetes import status_response
 from lbproxy.core.pool import Peer, Selection
 from lbproxy.core.termination import Termination
-from lbproxy.dataplane.backend import AWAITING_HEAD, BackendConnection
+from lbproxy.dataplane.backend import BackendConnection
 from lbproxy.dataplane.dial import Dial
 from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE
 from lbproxy.dataplane.listener import NORMAL
 from lbproxy.dataplane.relay import QUARTERS
+from lbproxy.dataplane.response import AWAITING_HEAD
 from lbproxy.dataplane.sockets import reset_on_close
 from lbproxy.dataplane.timers import NEVER
 from lbproxy.dataplane.upgrade import UpgradedRelay

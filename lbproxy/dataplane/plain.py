@@ -9,10 +9,10 @@ where they can change over: after the request has been sent, and after the answe
 from __future__ import annotations
 
 from lbproxy.core.http1 import RequestBlock, RequestLine, ResponseHead, plain_response
-from lbproxy.dataplane.backend import AWAITING_HEAD
 from lbproxy.dataplane.exchange import Exchange
 from lbproxy.dataplane.exchange_state import EXCHANGE
 from lbproxy.dataplane.listener import NORMAL
+from lbproxy.dataplane.response import AWAITING_HEAD
 from lbproxy.dataplane.timers import NEVER
 
 

@@ -45,14 +45,16 @@ class Masters:
         return await lab.balance("http", *[await lab.backend(self.serve) for _ in range(count)], **options)  # type: ignore[arg-type]
 
 
-def sending(data: bytes, end: str = "reset") -> Handler:
-    """Send this, and then: reset | close | stay."""
+def sending(data: bytes, end: str = "close", once: trio.Event | None = None) -> Handler:
+    """Send this, and then: reset | close | stay. A RST destroys what was not read yet: `once` that has happened."""
 
     async def part(stream: trio.SocketStream) -> None:
         await stream.send_all(data)
         if end == "stay":
             await trio.sleep_forever()
         elif end == "reset":
+            assert once is not None
+            await once.wait()
             reset(stream)
 
     return part
@@ -78,12 +80,15 @@ async def until_events(client: trio.SocketStream, count: int) -> bytes:
 @pytest.mark.parametrize("partial", [b"", chunk(event(6))[:30], chunk(event(6))[:-3]])
 async def test_a_watch_goes_on(lab: Lab, end: str, partial: bytes) -> None:
     first = HEAD + chunk(event(5)) + partial
-    masters = Masters(sending(first, end), sending(HEAD + chunk(event(6)) + chunk(event(7)), "stay"))
+    seen = trio.Event()
+    masters = Masters(sending(first, end, seen), sending(HEAD + chunk(event(6)) + chunk(event(7)), "stay"))
     lb = await masters.start(lab)
     async with await lb.connect() as client:
         await client.send_all(request(TARGET))
         assert await read_head(client) == HEAD
-        assert payload(await until_events(client, 3)) == event(5) + event(6) + event(7)
+        body = await until_events(client, 1)
+        seen.set()
+        assert payload(body + await until_events(client, 2)) == event(5) + event(6) + event(7)
         assert masters.targets == [
             TARGET,
             "/api/v1/namespaces/default/configmaps?resourceVersion=5&allowWatchBookmarks=true&watch=true",
@@ -140,7 +145,7 @@ async def test_one_that_cannot_go_on_is_passed_over(lab: Lab) -> None:
 
 
 async def test_a_version_that_nobody_remembers(lab: Lab) -> None:
-    """Every master is asked once, then the client is told what the last one said, and lists again."""
+    """Every master is asked once, the lost one last, then the client is told what that said, and lists again."""
     gone = b'{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","code":410}}\n'
     masters = Masters(sending(HEAD + chunk(event(5))), *[sending(HEAD + chunk(gone) + LAST, "stay")] * 9)
     lb = await masters.start(lab)
@@ -149,15 +154,13 @@ async def test_a_version_that_nobody_remembers(lab: Lab) -> None:
         await read_head(client)
         expected = chunk(event(5)) + chunk(gone) + LAST
         assert await read_exactly(client, len(expected)) == expected
-    assert len(masters.targets) == 3
+    assert len(masters.targets) == 4
     assert lb.listener.watches_not_resumed == 1
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 410 Gone\r\n\r\n"])
 async def test_when_nobody_goes_on_it_ends_as_at_a_timeout(lab: Lab, answer: bytes) -> None:
-    masters = Masters(
-        sending(HEAD + chunk(event(5)) + b"99\r\n{"), sending(answer), sending(answer), sending(OK, "stay")
-    )
+    masters = Masters(sending(HEAD + chunk(event(5)) + b"99\r\n{"), *[sending(answer)] * 3, sending(OK, "stay"))
     lb = await masters.start(lab)
     async with await lb.connect() as client:
         await client.send_all(request(TARGET))
@@ -178,31 +181,39 @@ async def test_when_nobody_goes_on_it_ends_as_at_a_timeout(lab: Lab, answer: byt
     ],
 )
 async def test_where_it_is_not_safe_it_is_cut(lab: Lab, target: str, head: bytes) -> None:
-    masters = Masters(sending(head + chunk(event(5, "ADDED"))))
+    seen = trio.Event()
+    masters = Masters(sending(head + chunk(event(5, "ADDED")), "reset", seen))
     lb = await masters.start(lab)
     async with await lb.connect() as client:
         await client.send_all(request(target))
         await read_head(client)
+        seen.set()
         with pytest.raises(trio.BrokenResourceError):
             await read_all(client)
     assert len(masters.targets) == 1
 
 
 async def test_off_means_off(lab: Lab) -> None:
-    masters = Masters(sending(HEAD + chunk(event(5))))
+    seen = trio.Event()
+    masters = Masters(sending(HEAD + chunk(event(5)), "reset", seen))
     lb = await masters.start(lab, http=Http(watch_failover=False))
     async with await lb.connect() as client:
         await client.send_all(request(TARGET))
+        await read_head(client)
+        seen.set()
         with pytest.raises(trio.BrokenResourceError):
             await read_all(client)
 
 
 async def test_a_truncated_list_stays_truncated(lab: Lab) -> None:
     """R3: a list is no watch, and a cut one is never made whole."""
-    masters = Masters(sending(HEAD + chunk(b'{"kind":"PodList","items":[') + b"ff\r\n{"))
+    seen = trio.Event()
+    masters = Masters(sending(HEAD + chunk(b'{"kind":"PodList","items":[') + b"ff\r\n{", "reset", seen))
     lb = await masters.start(lab)
     async with await lb.connect() as client:
         await client.send_all(request("/api/v1/pods"))
+        await read_head(client)
+        seen.set()
         with pytest.raises(trio.BrokenResourceError):
             await read_all(client)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = "/etc/lbproxy/lb.yaml"
 
 _DESCRIPTION = "The load balancer for Kubernetes apiservers. Without a command it runs in the foreground."
-_EPILOG = "signals: TERM drains and stops; INT and QUIT stop at once."
+_EPILOG = "signals: TERM drains and stops; INT and QUIT stop at once; HUP reloads the configuration."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

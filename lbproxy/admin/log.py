@@ -80,6 +80,10 @@ class EventLog:
         self._output = output
         self._least = LEVELS.index(level)
 
+    def set_level(self, level: str) -> None:
+        """Write from this level on."""
+        self._least = LEVELS.index(level)
+
     def debug(self, event: str, message: str, **fields: object) -> None:
         self._write(0, event, message, fields)
 

@@ -157,6 +157,14 @@ class _Snapshot:
         info.add_metric([__version__], 1)
         yield info
         yield GaugeMetricFamily("lbproxy_start_time_seconds", "When it started.", value=view.started_at)
+        yield GaugeMetricFamily(
+            "lbproxy_config_last_reload_successful",
+            "0 after a refused lb.yaml.",
+            value=float(view.config_error is None),
+        )
+        yield GaugeMetricFamily(
+            "lbproxy_config_last_reload_success_timestamp_seconds", "Of the file in force.", value=view.loaded_at
+        )
         yield GaugeMetricFamily("lbproxy_draining", "1 after SIGTERM.", value=float(view.draining))
         yield GaugeMetricFamily("lbproxy_workers", "Workers that accept.", value=sum(w.ready for w in view.workers()))
         yield CounterMetricFamily(

@@ -26,7 +26,7 @@ async def status(view: View) -> dict[str, Any]:
             "path": view.config_path,
             "sha256": view.config_sha256,
             "loaded_at": _stamp(view.loaded_at),
-            "error": None,
+            "error": view.config_error,
         },
         "workers": [
             {"pid": worker.pid, "ready": worker.ready, "connections": sum(one.active for one in worker.stats.listeners)}

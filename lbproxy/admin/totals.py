@@ -22,6 +22,30 @@ def empty(config: Config) -> Stats:
     )
 
 
+def reshape(stats: Stats, old: Config, new: Config) -> Stats:
+    """Counters in the shape of another configuration: what is not in it is left out, what is new begins with zeroes.
+
+    Long streams are left out; they are counted anew within seconds.
+    """
+    listeners = {one.name: counters for one, counters in zip(old.listeners, stats.listeners, strict=True)}
+    backends = {
+        (pool.name, backend.address.text): counters
+        for pool in old.pools
+        for backend, counters in zip(pool.backends, stats.pools[pool.name], strict=True)
+    }
+    names = {pool.name for pool in new.pools}
+    return replace(
+        stats,
+        listeners=[listeners.get(one.name) or ListenerStats() for one in new.listeners],
+        pools={
+            pool.name: [backends.get((pool.name, one.address.text)) or BackendStats() for one in pool.backends]
+            for pool in new.pools
+        },
+        no_backend={name: count for name, count in stats.no_backend.items() if name in names},
+        streams={},
+    )
+
+
 def add(total: Stats, more: Stats, *, gauges: bool = True) -> None:
     """Add one worker's counters to a total; without its gauges when that worker is gone."""
     for mine, theirs in zip(total.listeners, more.listeners, strict=True):

@@ -43,6 +43,7 @@ class View(Protocol):
     config: Config
     config_path: str
     config_sha256: str
+    config_error: str | None  # why the last reload was refused
     loaded_at: float  # seconds since the epoch
     started_at: float
     draining: bool

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import signal
-import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -21,23 +21,24 @@ from lbproxy import __version__
 from lbproxy.admin.log import EventLog, Output
 from lbproxy.admin.server import AdminServer
 from lbproxy.admin.view import BackendView, WorkerView
-from lbproxy.control import pool_health
-from lbproxy.control.config_problem import Loaded
-from lbproxy.control.listening import ListenError, close_listening, open_address, open_listener
+from lbproxy.control.config_problem import ConfigError, Loaded
+from lbproxy.control.config_process import load_apart
+from lbproxy.control.listening import ListenError, ListeningSockets
+from lbproxy.control.pool_health import PoolHealth
+from lbproxy.control.reload import ReloadResult, differences
 from lbproxy.control.supervisor import Supervisor, WorkerStartError
 from lbproxy.core import messages
-from lbproxy.core.config import Config
+from lbproxy.core.config import Config, Pool
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 COMFORTABLE_FDS = 4096  # below that limit a warning is due: two for each connection
-ADMIN_BACKLOG = 64
 
 
 def run(loaded: Loaded) -> int:
     """Run the balancer until a signal ends it. The exit status: 0 stopped, 1 could not start."""
     _raise_fd_limit()
     try:
-        sockets = _Sockets(loaded.config)
+        sockets = ListeningSockets(loaded.config)
     except ListenError as error:
         print(f"lbproxy: {error}", file=sys.stderr)
         return 1
@@ -50,35 +51,10 @@ def run(loaded: Loaded) -> int:
         output.close()
 
 
-class _Sockets:
-    """All listening sockets of the process. Raises ListenError, and then none is left open."""
-
-    def __init__(self, config: Config) -> None:
-        self.listeners: list[list[socket.socket]] = []
-        self.admin: socket.socket | None = None
-        try:
-            for listener in config.listeners:
-                self.listeners.append(open_listener(listener))
-            if config.admin.bind is not None:
-                self.admin = open_address(config.admin.bind, ADMIN_BACKLOG)
-        except ListenError:
-            self.close()
-            raise
-
-    def close_listeners(self) -> None:
-        for sockets in self.listeners:
-            close_listening(sockets)
-
-    def close(self) -> None:
-        self.close_listeners()
-        if self.admin is not None:
-            self.admin.close()
-
-
 class ControlPlane:
     """Holds the parts together, and is what the admin endpoint sees of them (admin.view.View)."""
 
-    def __init__(self, loaded: Loaded, sockets: _Sockets, output: Output) -> None:
+    def __init__(self, loaded: Loaded, sockets: ListeningSockets, output: Output) -> None:
         self.config = loaded.config
         self.config_path = loaded.path
         self.config_sha256 = loaded.sha256
@@ -87,10 +63,14 @@ class ControlPlane:
         self._sockets = sockets
         self._output = output
         self._log = EventLog(output, loaded.config.log.level)
-        self._health = pool_health.of_all(loaded.config, self._log, lambda message: self._supervisor.broadcast(message))
+        self._health = {pool.name: self._pool_health(pool) for pool in loaded.config.pools}
+        self._nursery: trio.Nursery | None = None
+        self._reloading = trio.Lock()
+        self.config_error: str | None = None
+        self._admin_scope = trio.CancelScope()
         self._supervisor = Supervisor(
             loaded.config,
-            sockets.listeners,
+            sockets.of,
             log=self._log,
             output=output,
             current_health=self._known_health,
@@ -105,12 +85,10 @@ class ControlPlane:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._obey, received, nursery.cancel_scope)
                     await nursery.start(self._supervisor.run)
+                    self._nursery = nursery
                     for health in self._health.values():
-                        for checker in health.checkers:
-                            nursery.start_soon(checker.run)
-                    if self._sockets.admin is not None:
-                        admin = trio.SocketListener(trio.socket.from_stdlib_socket(self._sockets.admin))
-                        nursery.start_soon(AdminServer(self).serve, admin)
+                        nursery.start_soon(health.run)
+                    nursery.start_soon(self._serve_admin)
                     if not self.draining:
                         self._say_ready()
             except* WorkerStartError as group:
@@ -119,6 +97,80 @@ class ControlPlane:
                 started = False
         self._log.info("stopped", "stopped")
         return 0 if started else 1
+
+    async def _serve_admin(self) -> None:
+        """Answer at the admin address, which a reload may change."""
+        while True:
+            self._sockets.close_unused()  # the one before this is among them, and nobody waits for it any more
+            sock = self._sockets.admin
+            with trio.CancelScope() as self._admin_scope:
+                if sock is None:
+                    await trio.sleep_forever()
+                else:
+                    await AdminServer(self).serve(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
+
+    def _pool_health(self, pool: Pool) -> PoolHealth:
+        return PoolHealth(pool, self._log, lambda message: self._supervisor.broadcast(message))
+
+    # -- reload ----------------------------------------------------------------------------------------------------
+
+    async def reload(self) -> ReloadResult:
+        """Read lb.yaml again and become what it says; a file that is refused changes nothing."""
+        async with self._reloading:
+            result = await self._reload()
+        self.config_error = "\n".join(result.problems) or None
+        if result.ok:
+            text = f"reloaded {self.config_path}: {'; '.join(result.changes) or 'nothing has changed'}"
+            self._log.info("reload", text, sha256=self.config_sha256, changes=result.changes)
+        else:
+            text = f"reload of {self.config_path} refused, the configuration in force stays: {result.problems[0]}"
+            self._log.error("reload_failed", text, problems=result.problems)
+        return result
+
+    async def _reload(self) -> ReloadResult:
+        if self.draining:
+            return ReloadResult(("lbproxy is shutting down",))
+        try:
+            loaded = await trio.to_thread.run_sync(load_apart, self.config_path)
+        except ConfigError as error:
+            return ReloadResult(tuple(map(str, error.problems)))
+        except (OSError, subprocess.SubprocessError) as error:
+            return ReloadResult((f"{self.config_path} could not be read: {error}",))
+        warnings = tuple(map(str, loaded.warnings))
+        for warning in warnings:
+            self._log.warning("config", warning)
+        try:
+            self._sockets.prepare(loaded.config)
+        except ListenError as error:
+            return ReloadResult((str(error),), warnings)
+        changes = tuple(differences(self.config, loaded.config))
+        self.config_sha256, self.loaded_at = loaded.sha256, time.time()
+        self._apply(loaded.config)
+        return ReloadResult((), warnings, changes)
+
+    def _apply(self, config: Config) -> None:
+        """Make a configuration the one in force; its sockets are open. In one go: nobody sees half of it."""
+        admin = self._sockets.admin
+        self.config = config
+        self._log.set_level(config.log.level)
+        known, self._health = self._health, {}
+        for pool in config.pools:
+            health = known.pop(pool.name, None)
+            if health is not None:
+                health.configure(pool)
+            else:
+                health = self._pool_health(pool)
+                if self._nursery is not None:
+                    self._nursery.start_soon(health.run)
+            self._health[pool.name] = health
+        for gone in known.values():
+            gone.stop()
+        self._sockets.commit(config)
+        self._supervisor.configure(config)
+        if self._sockets.admin is admin:
+            self._sockets.close_unused()
+        else:
+            self._admin_scope.cancel()
 
     # -- what the admin endpoint asks ----------------------------------------------------------------------------
 
@@ -159,6 +211,8 @@ class ControlPlane:
                     self._sockets.close_listeners()
                     await self._supervisor.drain(0)
                     scope.cancel()
+                elif number == signal.SIGHUP:
+                    nursery.start_soon(self.reload)
                 else:
                     self._log.warning("signal", f"{name} is not acted upon by this version; nothing has changed")
 

@@ -63,6 +63,17 @@ class Checker:
         elif probe is None:
             self._probe = Probe(self._check, backend.address).run
 
+    def configure(self, pool: Pool, backend: Backend, index: int) -> None:
+        """The same backend and the same check in a new configuration."""
+        self.pool, self.backend, self.index = pool, backend, index
+
+    def inherit(self, other: Checker) -> None:
+        """Begin with what another checker has found out of the same backend."""
+        self.reason, self.since, self.last = other.reason, other.since, other.last
+        self.recent.extend(other.recent)
+        if self._probe is not None:
+            self._machine = HealthMachine(self._check, other.health)
+
     @property
     def health(self) -> Health:
         return self._machine.health

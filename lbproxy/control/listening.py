@@ -7,13 +7,15 @@ import os
 import socket
 import stat
 
-from lbproxy.core.config import Address, Listener
+from lbproxy.core.config import Address, Config, Listener
 
 _FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
 _IP_FREEBIND = 15  # linux/in.h; the socket module has no name for it before Python 3.12
 
 # What nginx gives the socket file of a listener: who may reach it is its directory's business.
 UNIX_MODE = 0o666
+
+ADMIN_BACKLOG = 64
 
 _ADVICE = {
     errno.EADDRINUSE: "another process has it; `ss -ltnp` shows which",
@@ -30,19 +32,6 @@ _UNIX_ADVICE = {
 
 class ListenError(Exception):
     """An address that could not be listened on; the text says which, why, and what to do."""
-
-
-def open_listener(listener: Listener) -> list[socket.socket]:
-    """A listening socket for each of the listener's addresses. Raises ListenError, having closed the others."""
-    sockets: list[socket.socket] = []
-    try:
-        for address in listener.bind:
-            sockets.append(open_address(address, listener.backlog, freebind=listener.freebind))
-    except ListenError:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
 
 
 def open_address(address: Address, backlog: int, *, freebind: bool = False) -> socket.socket:
@@ -82,6 +71,74 @@ def close_listening(sockets: list[socket.socket]) -> None:
             except FileNotFoundError:
                 continue
     sockets.clear()
+
+
+class ListeningSockets:
+    """All listening sockets of the process, by address. Raises ListenError, and then none is left open."""
+
+    def __init__(self, config: Config) -> None:
+        self._open: dict[str, socket.socket] = {}
+        self._opened: list[str] = []  # by the last prepare()
+        self.prepare(config)
+        self._config = config
+
+    def prepare(self, config: Config) -> None:
+        """Open what a configuration needs and is not open yet. Raises ListenError, and then nothing has changed."""
+        self._opened = []
+        try:
+            for listener in config.listeners:
+                for address in listener.bind:
+                    self._prepare(address, listener.backlog, freebind=listener.freebind)
+            if config.admin.bind is not None:
+                self._prepare(config.admin.bind, ADMIN_BACKLOG)
+        except ListenError:
+            self.give_up()
+            raise
+
+    def give_up(self) -> None:
+        """Close what the last prepare() has opened."""
+        close_listening([self._open.pop(text) for text in self._opened])
+
+    def commit(self, config: Config) -> None:
+        """A configuration has been prepared, and is in force."""
+        self._config = config
+        self._opened = []
+        for listener in config.listeners:
+            for sock in self.of(listener):
+                sock.listen(listener.backlog)
+
+    def close_unused(self) -> None:
+        """Close what the configuration in force does not need."""
+        config = self._config
+        wanted = {address.text for listener in config.listeners for address in listener.bind}
+        if config.admin.bind is not None:
+            wanted.add(config.admin.bind.text)
+        close_listening([self._open.pop(text) for text in list(self._open) if text not in wanted])
+
+    def of(self, listener: Listener) -> list[socket.socket]:
+        """A listener's, in the order of its addresses; none once they are closed."""
+        return [self._open[address.text] for address in listener.bind if address.text in self._open]
+
+    @property
+    def admin(self) -> socket.socket | None:
+        """The admin endpoint's."""
+        bind = self._config.admin.bind
+        return None if bind is None else self._open.get(bind.text)
+
+    def close_listeners(self) -> None:
+        """Take no more connections; the admin endpoint goes on."""
+        admin = self._config.admin.bind
+        kept = None if admin is None else admin.text
+        close_listening([self._open.pop(text) for text in list(self._open) if text != kept])
+
+    def close(self) -> None:
+        close_listening(list(self._open.values()))
+        self._open.clear()
+
+    def _prepare(self, address: Address, backlog: int, *, freebind: bool = False) -> None:
+        if address.text not in self._open:
+            self._open[address.text] = open_address(address, backlog, freebind=freebind)
+            self._opened.append(address.text)
 
 
 def _remove_stale(path: str) -> None:

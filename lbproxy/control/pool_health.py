@@ -17,7 +17,7 @@ from lbproxy.admin.log import EventLog
 from lbproxy.admin.view import BackendView
 from lbproxy.control.checker import Checker
 from lbproxy.core import messages
-from lbproxy.core.config import AllDown, BackendState, Config, Pool
+from lbproxy.core.config import AllDown, Backend, BackendState, Pool
 from lbproxy.core.health import CheckReport, Health, Verdict, is_etcd_alone
 
 BLAME_INTERVAL = 60.0  # seconds between two lines about failures of one backend that no check has refuted
@@ -30,14 +30,64 @@ class PoolHealth:
         self.pool = pool
         self.fail_open = False
         self.fail_opens = 0  # times that it has begun
-        self.checkers = [
-            Checker(pool, backend, index, on_check=self._listener(index), needed=self._needs(index))
-            for index, backend in enumerate(pool.backends)
-        ]
         self._log = log
         self._tell = tell
         # When a line was last written about backends that live traffic has failed on since their last good check
-        self._blamed: dict[int, float] = {}
+        self._blamed: dict[Checker, float] = {}
+        self._running: dict[Checker, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+        self.checkers = [self._checker(backend, index) for index, backend in enumerate(pool.backends)]
+
+    async def run(self) -> None:
+        """Check until stopped."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for checker in self.checkers:
+                nursery.start_soon(self._keep_checking, checker)
+            await trio.sleep_forever()
+
+    def stop(self) -> None:
+        """The pool is in the configuration no more."""
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def configure(self, pool: Pool) -> None:
+        """Take on what lb.yaml says: a backend that stays keeps its health, and its checker if that asks the same."""
+        known = {one.backend.address.text: one for one in self.checkers}
+        same_check = pool.health_check == self.pool.health_check
+        self.pool = pool
+        self.checkers = []
+        for index, backend in enumerate(pool.backends):
+            old = known.get(backend.address.text)
+            if old is not None and same_check:
+                del known[backend.address.text]
+                old.configure(pool, backend, index)
+                self.checkers.append(old)
+                continue
+            new = self._checker(backend, index)
+            if old is not None:
+                new.inherit(old)
+            self.checkers.append(new)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._keep_checking, new)
+        for gone in known.values():
+            self._blamed.pop(gone, None)
+            self._running.pop(gone, trio.CancelScope()).cancel()
+        self._look_at_all()
+
+    def _checker(self, backend: Backend, index: int) -> Checker:
+        checker = Checker(
+            self.pool,
+            backend,
+            index,
+            on_check=lambda report: self._on_check(checker, report),
+            needed=lambda: not any(one.health is Health.UP for one in self.checkers if one is not checker),
+        )
+        return checker
+
+    async def _keep_checking(self, checker: Checker) -> None:
+        with trio.CancelScope() as self._running[checker]:
+            await checker.run()
 
     def views(self) -> list[BackendView]:
         return [
@@ -57,24 +107,18 @@ class PoolHealth:
         """Live traffic has seen a backend fail: check it now instead of at the next interval."""
         checker = self.checkers[message.backend]
         now = trio.current_time()
-        if now - self._blamed.get(message.backend, -math.inf) >= BLAME_INTERVAL:
-            self._blamed[message.backend] = now
+        if now - self._blamed.get(checker, -math.inf) >= BLAME_INTERVAL:
+            self._blamed[checker] = now
             address = checker.backend.address.text
             text = f"backend {address} of pool {message.pool} failed in live traffic: {message.reason}"
             self._log.warning("backend_failed", text, pool=message.pool, backend=address, reason=message.reason)
         checker.poke()
 
-    def _listener(self, index: int) -> Callable[[CheckReport], None]:
-        return lambda report: self._on_check(index, report)
-
-    def _needs(self, index: int) -> Callable[[], bool]:
-        return lambda: not any(one.health is Health.UP for one in self.checkers if one.index != index)
-
-    def _on_check(self, index: int, report: CheckReport) -> None:
-        checker, name = self.checkers[index], self.pool.name
-        clear = report.clear_failures and index in self._blamed
+    def _on_check(self, checker: Checker, report: CheckReport) -> None:
+        index, name = checker.index, self.pool.name
+        clear = report.clear_failures and checker in self._blamed
         if clear:
-            del self._blamed[index]
+            del self._blamed[checker]
         if report.change is not None or clear:
             self._tell(messages.SetHealth(name, index, checker.health, clear))
         if report.change is not None:
@@ -123,8 +167,3 @@ def _etcd_alone(checkers: list[Checker]) -> bool:
         one.last is not None and one.last.verdict is Verdict.NOT_READY and is_etcd_alone(one.last.result)
         for one in checkers
     )
-
-
-def of_all(config: Config, log: EventLog, tell: Callable[[messages.ToWorker], None]) -> dict[str, PoolHealth]:
-    """One for each pool, by name."""
-    return {pool.name: PoolHealth(pool, log, tell) for pool in config.pools}

@@ -18,7 +18,7 @@ from lbproxy.admin import totals
 from lbproxy.admin.log import EventLog, LinePump, Output
 from lbproxy.control.board_file import BoardFile
 from lbproxy.core import messages
-from lbproxy.core.config import Config
+from lbproxy.core.config import Address, Config, Listener, Mode
 
 STATS_INTERVAL = 1.0  # seconds between two looks at the counters
 STATS_PATIENCE = 0.3  # seconds a scrape waits for a busy worker before it takes what is known
@@ -28,6 +28,9 @@ START_PATIENCE = 30.0  # seconds a worker has to accept, before it is killed
 LOG_PAUSE = 0.01  # seconds between two reads of a worker's access log
 LOG_PIPE = 1 << 20  # bytes that it can write meanwhile; what an unprivileged process may ask for
 STOP_GRACE = 2.0  # seconds a worker has to exit after its drain is over, before it is killed
+PATIENCE = 1.0  # seconds that a worker may take to make room for a configuration
+
+Place = tuple[str, Mode, str, str]
 
 
 class WorkerStartError(Exception):
@@ -46,13 +49,13 @@ class Life:
 class Worker:
     """One process and its channel. `stats` are its last known counters; `number` is its place among the workers."""
 
-    def __init__(
-        self, number: int, process: trio.Process, channel: socket.socket, log_fd: int | None, config: Config
-    ) -> None:
+    def __init__(self, number: int, process: trio.Process, channel: socket.socket, log_fd: int, config: Config) -> None:
         self.number = number
         self.process = process
         self.pid = process.pid
         self.ready = trio.Event()
+        self.config = config  # what it runs with
+        self.held: dict[Place, socket.socket] = {}  # what it listens on
         self.stats = totals.empty(config)
         self.log_fd = log_fd
         self.stream = trio.socket.from_stdlib_socket(channel)
@@ -67,6 +70,17 @@ class Worker:
             self._channel.send(messages.encode(message))
         except OSError:
             return False
+        return True
+
+    def send_with(self, message: messages.ToWorker, fds: list[int]) -> bool:
+        """As send(), with descriptors. Waits for room: whoever misses this one is of no use."""
+        self._channel.settimeout(PATIENCE)
+        try:
+            socket.send_fds(self._channel, [messages.encode(message)], fds)
+        except OSError:
+            return False
+        finally:
+            self._channel.setblocking(False)
         return True
 
     def ask(self) -> trio.Event:
@@ -92,8 +106,7 @@ class Worker:
 
     def close(self) -> None:
         self._channel.close()
-        if self.log_fd is not None:
-            os.close(self.log_fd)
+        os.close(self.log_fd)
 
 
 class Supervisor:
@@ -102,7 +115,7 @@ class Supervisor:
     def __init__(
         self,
         config: Config,
-        listening: list[list[socket.socket]],
+        listening: Callable[[Listener], list[socket.socket]],
         *,
         log: EventLog,
         output: Output,
@@ -119,12 +132,16 @@ class Supervisor:
         self._on_backend_failed = on_backend_failed
         self._retired = totals.empty(config)
         self._board = BoardFile(config) if config.workers > 1 else None
+        self._generation = 0
+        self._places: set[int] = set()  # of the workers that are kept running
         self._draining = False
         self._all_gone = trio.Event()
+        self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until drained. Reports started when every worker accepts. Raises WorkerStartError before that."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             async with trio.open_nursery() as starting:
                 for number in range(self._config.workers):
                     starting.start_soon(nursery.start, self._keep, number)
@@ -132,6 +149,51 @@ class Supervisor:
             nursery.start_soon(self._look_at_counters)
             await self._all_gone.wait()
             nursery.cancel_scope.cancel()
+
+    def configure(self, config: Config) -> None:
+        """Have all workers, those to come included, take on a configuration whose sockets are open."""
+        old, self._config = self._config, config
+        self._generation += 1
+        board, self._board = self._board, BoardFile(config) if config.workers > 1 else None
+        self._retired = totals.reshape(self._retired, old, config)
+        for worker in list(self.workers):
+            if worker.number >= config.workers:
+                worker.send(messages.Drain(config.shutdown.drain))
+            self._reconfigure(worker)
+        if board is not None:
+            board.close()
+        running = {worker.number for worker in self.workers} | self._places
+        for number in range(config.workers):
+            if number not in running and self._nursery is not None:
+                self._nursery.start_soon(self._keep, number)
+
+    def _reconfigure(self, worker: Worker) -> None:
+        """Tell a worker of the configuration in force, which may be newer than the one it started with."""
+        config = self._config
+        place = None if self._board is None else self._board.take()
+        fds: list[int] = []
+        held: dict[Place, socket.socket] = {}
+        listen = []
+        for listener in config.listeners:
+            numbers = []
+            for address, sock in zip(listener.bind, self._listening(listener), strict=True):
+                key = _place(listener, address)
+                held[key] = sock
+                if worker.held.get(key) is sock:
+                    numbers.append(messages.KEPT)
+                else:
+                    numbers.append(len(fds))
+                    fds.append(sock.fileno())
+            listen.append(tuple(numbers))
+        if place is not None:
+            fds.append(place.fd)
+        health = tuple(self._current_health())
+        message = messages.Reconfigure(self._generation, config, tuple(listen), place, health)
+        worker.stats = totals.reshape(worker.stats, worker.config, config)
+        worker.config, worker.held, worker.place = config, held, place
+        if len(fds) > messages.MAX_FDS or not worker.send_with(message, fds):
+            self._log.error("worker_stuck", f"worker {worker.pid} did not take the configuration: it is replaced")
+            worker.process.kill()
 
     def broadcast(self, message: messages.ToWorker) -> None:
         """Tell every worker."""
@@ -159,15 +221,16 @@ class Supervisor:
             worker.process.kill()
         self._all_gone.set()
 
-    async def _keep(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _keep(self, number: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """One worker after another in one place."""
         accepted = False
         backoff = 0.0
+        self._places.add(number)
         while True:
             began = trio.current_time()
             life = await self._live(number, trio.TASK_STATUS_IGNORED if accepted else task_status)
             accepted = accepted or life.accepted
-            if self._draining:
+            if self._draining or number >= self._config.workers:
                 break
             if not accepted:
                 raise WorkerStartError(f"worker {number} {life.ending}")
@@ -180,6 +243,7 @@ class Supervisor:
                 pid=life.pid,
             )
             await trio.sleep(backoff)
+        self._places.discard(number)
         if not accepted:
             task_status.started()  # stopped while it started: nobody is to wait for it
 
@@ -195,7 +259,9 @@ class Supervisor:
         return Life(worker.pid, worker.ready.is_set(), _ending(worker.process))
 
     async def _start(self, number: int) -> Worker:
-        fds = tuple(tuple(sock.fileno() for sock in sockets) for sockets in self._listening)
+        config, generation = self._config, self._generation
+        sockets = {listener: self._listening(listener) for listener in config.listeners}
+        fds = tuple(tuple(sock.fileno() for sock in each) for each in sockets.values())
         with contextlib.ExitStack() as mine, contextlib.ExitStack() as childs:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             mine.enter_context(ours)
@@ -208,24 +274,29 @@ class Supervisor:
             if place is not None:
                 passed.append(place.fd)
                 mine.callback(self._leave_board, place)
-            log_read: int | None = None
-            log_write: int | None = None
-            if self._config.log.access is not None:
-                log_read, log_write = os.pipe()
-                with contextlib.suppress(OSError):  # the user's pipes have used up fs.pipe-user-pages-soft
-                    fcntl.fcntl(log_read, fcntl.F_SETPIPE_SZ, LOG_PIPE)
-                mine.callback(os.close, log_read)
-                childs.callback(os.close, log_write)
-                os.set_blocking(log_read, False)
-                passed.append(log_write)
+            log_read, log_write = os.pipe()
+            with contextlib.suppress(OSError):  # the user's pipes have used up fs.pipe-user-pages-soft
+                fcntl.fcntl(log_read, fcntl.F_SETPIPE_SZ, LOG_PIPE)
+            mine.callback(os.close, log_read)
+            childs.callback(os.close, log_write)
+            os.set_blocking(log_read, False)
+            passed.append(log_write)
             # exec, not fork: a worker imports a tenth of what this process has, and shares none of its state
             command = [sys.executable, "-m", "lbproxy.dataplane.worker", str(theirs.fileno())]
             process = await trio.lowlevel.open_process(command, pass_fds=passed, stdin=subprocess.DEVNULL)
             mine.pop_all()
-        worker = Worker(number, process, ours, log_read, self._config)
+        worker = Worker(number, process, ours, log_read, config)
         worker.place = place
-        worker.send(messages.Configure(self._config, fds, log_write, place, tuple(self._current_health())))
+        worker.held = {
+            _place(listener, address): sock
+            for listener, each in sockets.items()
+            for address, sock in zip(listener.bind, each, strict=True)
+        }
+        known = tuple(self._current_health()) if generation == self._generation else ()
+        worker.send(messages.Configure(config, fds, log_write, place, known, generation))
         self.workers.append(worker)
+        if generation != self._generation:  # since we began: its numbers of backends are old ones
+            self._reconfigure(worker)
         if self._draining:  # since we began: it has missed the order
             process.kill()
         return worker
@@ -237,14 +308,13 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, worker, task_status)
                 nursery.start_soon(_expect_ready, worker)
-                if worker.log_fd is not None:
-                    nursery.start_soon(_pump_log, worker.log_fd, pump)
+                nursery.start_soon(_pump_log, worker.log_fd, pump)
                 await worker.process.wait()
                 nursery.cancel_scope.cancel()
         finally:
             if worker.process.returncode is None:
                 worker.process.kill()
-            elif worker.log_fd is not None:
+            else:
                 while _read_log(worker.log_fd, pump):  # its last lines; the pipe holds no more than its size
                     pass
             self.workers.remove(worker)
@@ -254,7 +324,7 @@ class Supervisor:
                 self._leave_board(worker.place)
 
     def _leave_board(self, place: messages.Place) -> None:
-        if self._board is not None:
+        if self._board is not None and self._board.has(place):
             self._board.give(place)
 
     async def _listen(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
@@ -267,11 +337,12 @@ class Supervisor:
                 return
             message = messages.decode(packet)
             if isinstance(message, messages.Stats):
-                worker.answer(message)
+                worker.answer(message if message.generation == self._generation else worker.stats)
                 if worker.behind:  # it is alive again: what it has missed of the health is told anew
                     worker.behind = not all(worker.send(health) for health in self._current_health())
             elif isinstance(message, messages.BackendFailed):
-                self._on_backend_failed(message)
+                if message.generation == self._generation:
+                    self._on_backend_failed(message)
             elif isinstance(message, messages.Ready):
                 worker.ready.set()
                 task_status.started()
@@ -282,6 +353,11 @@ class Supervisor:
         while True:
             await trio.sleep(STATS_INTERVAL)
             await self.counters()
+
+
+def _place(listener: Listener, address: Address) -> Place:
+    """What a worker keeps by: the socket of an address stays only in the same listener."""
+    return listener.name, listener.mode, listener.pool, address.text
 
 
 async def _expect_ready(worker: Worker) -> None:

@@ -155,10 +155,10 @@ class HealthMachine:
 
     __slots__ = ("_check", "_confirm", "_deaths", "_failures", "_odd", "_successes", "_was_up", "health")
 
-    def __init__(self, check: HealthCheck) -> None:
-        self.health = Health.UNKNOWN
+    def __init__(self, check: HealthCheck, health: Health = Health.UNKNOWN) -> None:
+        self.health = health  # what is known already
         self._check = check
-        self._was_up = False
+        self._was_up = health is not Health.UNKNOWN
         self._confirm = False  # the health rests on a single failed check
         self._odd = 0  # checks in a row whose verdict was not the health
         self._successes = 0  # checks in a row that said up ...

@@ -16,6 +16,8 @@ from lbproxy.core.leases import LeaseReport
 # Bytes of the largest message: a packet must fit into SO_SNDBUF, which an unprivileged process gets 208 KiB of.
 # A configuration with a thousand backends takes about half of it.
 MAX_MESSAGE = 192 * 1024
+MAX_FDS = 250  # that come with a message; the kernel takes 253
+KEPT = -1  # a listening socket that a worker has already
 AGES = (60.0, 600.0, 3600.0)  # seconds: long streams are counted by these ages
 
 
@@ -60,6 +62,23 @@ class Configure:
     health: tuple[
         SetHealth | SetFailOpen, ...
     ] = ()  # what is known already: a worker must not begin by dialing the dead
+    generation: int = 0  # of the configuration: counted up by each reload
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigure:
+    """A new configuration: what is the same in it stays as it is, with its connections.
+
+    `listen` has a number for each address of each listener: KEPT, or which of the descriptors that come with this
+    message it is. With a `place`, the board's file is the last of them. `health` is as in Configure, and needed for
+    backends that are new to the worker.
+    """
+
+    generation: int
+    config: Config
+    listen: tuple[tuple[int, ...], ...]
+    place: Place | None
+    health: tuple[SetHealth | SetFailOpen, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +108,7 @@ class BackendFailed:
     pool: str
     backend: int
     reason: str
+    generation: int = 0  # of the configuration in which `backend` has that number
 
 
 @dataclass(slots=True)
@@ -166,9 +186,10 @@ class Stats:
     # pool -> for each backend its long streams by kind; up to a few seconds old
     streams: dict[str, list[dict[str, StreamStats]]] = field(default_factory=dict)
     leases: LeaseReport = field(default_factory=LeaseReport)
+    generation: int = 0  # of the configuration whose shape this has
 
 
-ToWorker = Configure | SetHealth | SetFailOpen | GetStats | Drain
+ToWorker = Configure | Reconfigure | SetHealth | SetFailOpen | GetStats | Drain
 ToControl = Ready | BackendFailed | Stats
 
 

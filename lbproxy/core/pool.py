@@ -13,8 +13,7 @@ is said where it differs, and none of it shows while every backend is healthy:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from lbproxy.core.balance import PICKERS, Picker
 from lbproxy.core.balance.round_robin import RoundRobin
@@ -22,91 +21,16 @@ from lbproxy.core.board import Board
 from lbproxy.core.config import Algorithm, AllDown, Backend, BackendState
 from lbproxy.core.config import Pool as PoolConfig
 from lbproxy.core.health import Health
-from lbproxy.core.messages import BackendStats
-
-
-class Peer:
-    """One backend as this worker sees it. Counters of nginx's struct, under the field's names."""
-
-    __slots__ = (
-        "accessed",
-        "address",
-        "backup",
-        "bit",
-        "checked",
-        "config",
-        "conns",
-        "current_weight",
-        "dialled",
-        "effective_weight",
-        "elsewhere",
-        "fail_timeout",
-        "fails",
-        "health",
-        "idle",
-        "index",
-        "max_connections",
-        "max_fails",
-        "share",
-        "state",
-        "stats",
-        "usable",
-        "weight",
-        "worth",
-    )
-
-    def __init__(self, index: int, config: Backend) -> None:
-        self.index = index
-        self.bit = 1 << index
-        self.config = config
-        self.address = config.address
-        self.weight = config.weight
-        self.share = 1.0  # of what it gets by its weight; less while it starts slowly
-        self.worth: float = config.weight  # weight x share
-        self.backup = config.backup
-        self.max_connections = config.max_connections
-        self.max_fails = config.max_fails
-        self.fail_timeout = int(config.fail_timeout)
-        self.conns = 0
-        self.elsewhere = 0  # connections of other workers, as of the last pick; only where picks depend on it
-        self.fails = 0
-        self.effective_weight = config.weight
-        self.current_weight = 0
-        self.accessed = 0
-        self.checked = 0
-        self.state = config.state
-        self.health = Health.UNKNOWN
-        self.usable = config.state is BackendState.READY
-        self.stats = BackendStats()
-        self.dialled = 0  # connections or requests that got a connection made for them
-        self.idle: list[Any] = []  # the data plane's kept-alive connections, newest last
-
-    def eligible(self, tried: int, now: int) -> bool:
-        """nginx's test: not tried yet, not down, not over its failures or its connections."""
-        return (
-            not tried & self.bit
-            and self.usable
-            and not (self.max_fails and self.fails >= self.max_fails and now - self.checked <= self.fail_timeout)
-            and not (self.max_connections and self.conns + self.elsewhere >= self.max_connections)
-        )
-
-
-class Tier:
-    """The primary or the backup peers of a pool, in the order of the configuration."""
-
-    __slots__ = ("peers", "single", "weight")
-
-    def __init__(self, peers: list[Peer], *, single: bool) -> None:
-        self.peers = peers
-        self.weight = sum(peer.weight for peer in peers)
-        self.single = single  # one peer and no backup tier: nginx then never counts failures
+from lbproxy.core.peer import GONE, Peer, Tier
 
 
 class Pool:
     """The peers, and the algorithm bound once."""
 
     __slots__ = (
+        "_bits",
         "_column",
+        "_former",
         "_round_robin",
         "ahead",
         "backup",
@@ -123,33 +47,88 @@ class Pool:
         "tries",
     )
 
+    config: PoolConfig
+    primary: Tier
+    backup: Tier | None
+
     def __init__(self, config: PoolConfig, randrange: Callable[[int], int]) -> None:
-        self.config = config
         self.name = config.name
         self.randrange = randrange
-        self.peers = [Peer(index, backend) for index, backend in enumerate(config.backends)]
+        self.board: Board | None = None  # where other workers' connections are read from, if picks depend on them
+        self._column = 0
+        self.ahead: list[Peer] = []  # round robin's next picks, last one first, while they are foreseeable
+        self.fail_open = False  # the control plane says so: nobody is ready, for a reason that all share
+        self.starting: dict[Peer, int] = {}  # who starts slowly, and since which second
+        self._bits = 0  # given out
+        self._former: dict[str, Peer] = {}  # removed, and not without connections then
+        self.peers: list[Peer] = []
+        self._round_robin: RoundRobin | None = None
+        self.configure(config)
+
+    def configure(self, config: PoolConfig) -> list[Peer]:
+        """Take on what lb.yaml says now, and give back the peers that are in it no more.
+
+        A backend whose address stays is the same peer: its connections, health, failures and counters stay; one that
+        comes back while connections to it are still open is, too. The order
+        of picks begins anew, as after nginx's reload, unless nothing has changed that it depends on. A walk that is
+        under way goes on with those that it has not tried.
+        """
+        self.rewind()
+        known = self._former | {peer.address.text: peer for peer in self.peers}
+        same = bool(self.peers) and (config.backends, config.balance) == (self.config.backends, self.config.balance)
+        self.config = config
+        self.tries = config.retry.tries or len(config.backends)  # of one walk
+        if same:
+            return []
+        self.peers = [
+            self._configured(known.pop(backend.address.text, None), index, backend)
+            for index, backend in enumerate(config.backends)
+        ]
         backups = [peer for peer in self.peers if peer.backup]
         primaries = [peer for peer in self.peers if not peer.backup]
         self.primary = Tier(primaries, single=len(primaries) == 1 and not backups)
         self.backup = Tier(backups, single=False) if backups else None
-        self.tries = config.retry.tries or len(self.peers)  # of one walk
         self.picker: Picker = PICKERS[config.balance.algorithm](self)
-        self.board: Board | None = None  # where other workers' connections are read from, if picks depend on them
-        self._column = 0
-        self.ahead: list[Peer] = []  # round robin's next picks, last one first, while they are foreseeable
         self._round_robin = self.picker if isinstance(self.picker, RoundRobin) else None
-        self.fail_open = False  # the control plane says so: nobody is ready, for a reason that all share
-        self.starting: dict[Peer, int] = {}  # who starts slowly, and since which second
         self.gated = config.balance.algorithm in _GATED
+        gone = self._remove(peer for peer in known.values() if not peer.removed)
+        self._former = {text: peer for text, peer in known.items() if peer.conns}
+        return gone
+
+    def dissolve(self) -> list[Peer]:
+        """The pool is in lb.yaml no more; its peers."""
+        self.rewind()
+        return self._remove(self.peers)
+
+    def _remove(self, peers: Iterable[Peer]) -> list[Peer]:
+        gone = list(peers)
+        for peer in gone:
+            peer.index = GONE
+            peer.usable = False
+            peer.state = BackendState.MAINT  # not in the last resort either
+            self.starting.pop(peer, None)
+        return gone
+
+    def _configured(self, peer: Peer | None, index: int, config: Backend) -> Peer:
+        if peer is None:
+            # No number is used twice: a walk that is under way remembers whom it has tried by their bits.
+            peer = Peer(index, config, 1 << self._bits)
+            self._bits += 1
+        else:
+            peer.configure(index, config)
+        return peer
 
     def select(self, client: str = "", key: bytes = b"") -> Selection:
         """Begin the walk of one connection or request; `client` is its IP address as text, `key` what is hashed."""
         return Selection(self, client, key)
 
-    def share(self, board: Board, column: int) -> None:
-        """Count with the other workers; `column` is the first backend's."""
+    def share(self, board: Board | None, column: int) -> None:
+        """Count with the other workers; `column` is the first backend's. None: there are no others."""
         self.board = board
         self._column = column
+        if board is not None:
+            for peer in self.peers:
+                self.tell(board, peer)
 
     def look_elsewhere(self, board: Board) -> None:
         """See how many connections other workers have."""
@@ -158,7 +137,8 @@ class Pool:
 
     def tell(self, board: Board, peer: Peer) -> None:
         """Let the others see ours."""
-        board.put(self._column + peer.index, peer.conns)
+        if not peer.removed:
+            board.put(self._column + peer.index, peer.conns)
 
     def look_ahead(self) -> bool:
         """Fill `ahead`, if the next first picks of walks are foreseeable."""
@@ -182,7 +162,7 @@ class Pool:
         ):
             self.starting[peer] = now
         peer.health = health
-        peer.usable = peer.state is BackendState.READY and health in (Health.UNKNOWN, Health.UP)
+        peer.judge()
         if clear_failures:
             peer.fails = peer.accessed = peer.checked = 0
             peer.effective_weight = peer.weight
@@ -206,7 +186,7 @@ class Pool:
         self.rewind()
         peer = self.peers[index]
         peer.state = state
-        peer.usable = state is BackendState.READY and peer.health in (Health.UNKNOWN, Health.UP)
+        peer.judge()
 
 
 class Selection:
@@ -232,6 +212,12 @@ class Selection:
         self.rounds = 0
         self.misses = 0
 
+    def _go_on(self) -> None:
+        """Begin again, but for whom the walk has tried."""
+        tried, tries = self.tried, self.tries
+        self.restart(self.key)
+        self.tried, self.tries = tried, tries
+
     def pick(self, now: int) -> Peer | None:
         """Choose a backend and count the connection on it, or None when there is none left to try."""
         pool = self.pool
@@ -246,6 +232,8 @@ class Selection:
         elif self.tries <= 0:
             return None
         pool.rewind()
+        if self.tier is not pool.primary and self.tier is not pool.backup:  # the pool was configured anew meanwhile
+            self._go_on()
         board = pool.board
         if board is not None:
             pool.look_elsewhere(board)

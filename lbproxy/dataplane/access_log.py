@@ -21,10 +21,9 @@ class AccessLog:
 
     __slots__ = ("_fd", "_lines", "_reactor", "_rest", "_stamp", "_stamped", "at_close", "at_open", "dropped")
 
-    def __init__(self, config: AccessLogConfig, fd: int, reactor: Reactor) -> None:
+    def __init__(self, fd: int, reactor: Reactor) -> None:
         os.set_blocking(fd, False)
-        self.at_open = LogPoint.OPEN in config.at
-        self.at_close = LogPoint.CLOSE in config.at
+        self.at_open = self.at_close = False
         self.dropped = 0
         self._fd = fd
         self._reactor = reactor
@@ -32,6 +31,12 @@ class AccessLog:
         self._rest = b""
         self._stamped = 0.0
         self._stamp = ""
+
+    def configure(self, config: AccessLogConfig | None) -> AccessLog | None:
+        """Take on what lb.yaml says; gives itself back, or None if no lines are wanted at all."""
+        self.at_open = config is not None and LogPoint.OPEN in config.at
+        self.at_close = config is not None and LogPoint.CLOSE in config.at
+        return self if self.at_open or self.at_close else None
 
     def write(self, fields: str) -> None:
         """Queue `{"ts": now, fields}`."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lbproxy.core.config import Idle
 from lbproxy.core.http1 import CHUNKED, UNTIL_CLOSE
-from lbproxy.core.pool import Peer
+from lbproxy.core.peer import Peer
 from lbproxy.dataplane.pipes import ENOUGH, SIZE, SMALLEST
 from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP, Reactor
 from lbproxy.dataplane.response import AWAITING_HEAD, DONE, Response

@@ -10,7 +10,7 @@ import socket
 from socket import SocketType
 
 from lbproxy.core.http1 import CHUNKED, UNTIL_CLOSE, BadMessageError, ChunkedWalk, RequestBlock, RequestLine
-from lbproxy.core.pool import Peer
+from lbproxy.core.peer import Peer
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.backend import CHUNK, TURNS
 from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE, LINGER, READING
@@ -41,6 +41,11 @@ class HttpConnection(PlainExchange):
         listener.timers.arm(self, listener.timeouts.request_header)
         listener.reactor.add(sock.fileno(), self.on_event)
         listener.enter(self)
+
+    def on_reconfigured(self) -> None:
+        self._heads = self.listener.heads.for_client(self._ip)
+        self._plain = self._heads.plain
+        self._tail = self._heads.tail(self._ip)
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -105,7 +110,10 @@ class HttpConnection(PlainExchange):
         self._close = True
         self.plain = False
         if self.phase == READING and not self._in and not self.out:
-            self.close_now()
+            if self._selection is None:  # a new one, whose first request is on its way
+                self.listener.timers.arm(self, LINGER_TIME)
+            else:
+                self.close_now()
 
     def close(self, termination: Termination) -> None:
         """End now, whatever is under way."""

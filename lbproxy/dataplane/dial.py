@@ -8,7 +8,8 @@ from collections.abc import Callable
 from socket import SocketType
 
 from lbproxy.core.config import Address, TcpSide, Timeouts
-from lbproxy.core.pool import Peer, Selection
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.reactor import ERR, HUP, OUT, Reactor
 from lbproxy.dataplane.sockets import AF_UNIX, open_connection, pending_error, set_liveness

@@ -22,7 +22,8 @@ from lbproxy.core.http1 import (
     response_head_to_forward,
 )
 from lbproxy.core.kubernetes import status_response
-from lbproxy.core.pool import Peer, Selection
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.backend import BackendConnection
 from lbproxy.dataplane.dial import Dial

@@ -6,7 +6,8 @@ from socket import SocketType
 from typing import TYPE_CHECKING
 
 from lbproxy.core.http1 import ChunkedWalk, RequestBlock, RequestLine, ResponseHead
-from lbproxy.core.pool import Peer, Selection
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.backend import BackendConnection
 from lbproxy.dataplane.dial import Dial

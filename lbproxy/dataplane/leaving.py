@@ -8,7 +8,8 @@ back in the same millisecond are the next outage.
 *Not ready.* It is shutting down, or has lost etcd, and what it still serves is served. Watches leave it as soon as they
 can without an error: they go on elsewhere, or end as at the server's own timeout. Everything else has drain_timeout.
 
-Nothing is ended when no other backend is known to be well: then it may be the checks that are wrong.
+Nothing is ended when no other backend is known to be well: then it may be the checks that are wrong. A backend that a
+reload has removed is left as one that is not ready, others or not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from lbproxy.core.config import OnDead
 from lbproxy.core.health import Health
-from lbproxy.core.pool import Peer, Pool
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Pool
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.listener import Connection, Listener
 from lbproxy.dataplane.reactor import Reactor
@@ -64,7 +66,7 @@ class Departure:
         connection, timers = self._connection, self._reactor.timers
         if self._peer.usable or not connection.depends_on(self._peer):
             return
-        if not _others(self._pool, self._peer):
+        if not self._peer.removed and not _others(self._pool, self._peer):
             timers.arm(self, AGAIN)
             return
         if connection.bytes_moved != self._moved:
@@ -92,8 +94,8 @@ def cut_off(pool: Pool, peer: Peer, listeners: Iterable[Listener], reactor: Reac
 
 
 def empty(pool: Pool, peer: Peer, listeners: Iterable[Listener], reactor: Reactor, uniform: Uniform) -> int:
-    """Have everything leave a backend that is not ready, as above; how much that is."""
-    if not _others(pool, peer):
+    """Have everything leave a backend that is not ready, or removed, as above; how much that is."""
+    if not peer.removed and not _others(pool, peer):
         return 0
     timeout = pool.config.drain_timeout
     end = reactor.timers.now + timeout if timeout else NEVER

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from lbproxy.core.admission import Admission
@@ -14,7 +14,8 @@ from lbproxy.core.config import Config, Mode
 from lbproxy.core.config import Listener as ListenerConfig
 from lbproxy.core.leases import Leases
 from lbproxy.core.messages import ListenerStats
-from lbproxy.core.pool import Peer, Pool
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Pool
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.access_log import AccessLog
 from lbproxy.dataplane.dial import Dialer, Report
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 
 class Connection(Protocol):
     """A client connection, as a listener sees it."""
+
+    def on_reconfigured(self) -> None:
+        """The listener has taken on another configuration."""
 
     @property
     def began(self) -> float:
@@ -131,23 +135,14 @@ class Listener:
         column: int,
         make: Callable[[Listener, socket.SocketType, str, int], Connection],
     ) -> None:
-        self.config = config
-        self.full_config = full_config
         self.pool = pool
         self.reactor = reactor
         self.timers = reactor.timers
-        self.access = access
         self.leases = Leases()
         self.admission: Admission | None = None  # after an outage, for a while
         self.report = report
-        self.dialer = Dialer(reactor, full_config.tcp.backend, config.timeouts, pool.config.retry.deadline, report)
-        self.repeatable = frozenset(pool.config.retry.methods)
-        self.max_connections = max_connections
-        self._board = board  # None: there is no other worker
-        self._column = column
         self._resume_at = 0.0
         self._takes_all = False  # it stood back, and nobody else has taken what there was
-        self.timeouts = config.timeouts
         self.stats = ListenerStats()
         self.connections: set[Connection] = set()
         self.draining = False
@@ -157,36 +152,74 @@ class Listener:
         self.answered = 0  # requests that ended normally
         self.failed_requests = 0  # all others
         self.no_backend = 0  # picks that found nobody
-        self.key = pool.config.balance.key  # remote_addr, uri, host, header:NAME or ""
-        # Where other workers look at each count, requests take the long way, which tells them.
-        plain = frozenset() if pool.board is not None else self.repeatable
-        self.heads = Heads(full_config.http, self.key, plain)
         self.deadline = NEVER
         self.filed = UNFILED
         self.label = f'"listener":"{config.name}","pool":"{pool.name}"'
         self._make = make
-        self._sockets: list[socket.socket] = []
+        self._sockets: dict[str, socket.socket] = {}  # by address
         self._paused = False
+        self.configure(config, full_config, access, max_connections, board, column)
 
-    def open(self, fds: tuple[int, ...]) -> None:
-        """Start accepting on inherited listening sockets."""
-        for fd in fds:
+    def configure(
+        self,
+        config: ListenerConfig,
+        full_config: Config,
+        access: AccessLog | None,
+        max_connections: int,
+        board: Board | None,
+        column: int,
+    ) -> None:
+        """Take on what lb.yaml says. Name, mode and pool stay: with others it would be another listener."""
+        pool = self.pool
+        self.config = config
+        self.full_config = full_config
+        self.access = access
+        self.timeouts = config.timeouts
+        self.max_connections = max_connections
+        self._board = board  # None: there is no other worker
+        self._column = column
+        retry = pool.config.retry
+        self.dialer = Dialer(self.reactor, full_config.tcp.backend, config.timeouts, retry.deadline, self.report)
+        self.repeatable = frozenset(retry.methods)
+        self.key = pool.config.balance.key  # remote_addr, uri, host, header:NAME or ""
+        # Where other workers look at each count, requests take the long way, which tells them.
+        plain = frozenset() if pool.board is not None else self.repeatable
+        self.heads = Heads(full_config.http, self.key, plain)
+
+    def open(self, fds: Mapping[str, int]) -> None:
+        """Start accepting on the listening sockets for these addresses."""
+        for address, fd in fds.items():
             sock = socket.socket(fileno=fd)
             sock.setblocking(False)
-            set_options(sock, self.full_config.tcp.client)
-            self._sockets.append(sock)
-            self._watch(sock)
+            self._sockets[address] = sock
+            if not self._paused:
+                self._watch(sock)
+        for sock in self._sockets.values():
+            set_options(sock, self.full_config.tcp.client)  # what is accepted inherits them
         self._tell()
+
+    def close(self, addresses: Iterable[str]) -> None:
+        """Accept no more on these."""
+        for address in addresses:
+            sock = self._sockets.pop(address)
+            self.reactor.pause(sock.fileno())  # closing does not take it out of epoll while others have it open
+            self.reactor.close(sock)
+        self._tell()
+        self.reactor.settle()
+
+    @property
+    def addresses(self) -> list[str]:
+        """What it listens on."""
+        return list(self._sockets)
 
     def stop(self) -> None:
         """Accept no more, and let go of the listening sockets."""
         self.draining = True
-        for sock in self._sockets:
-            self.reactor.pause(sock.fileno())  # closing does not take it out of epoll while others have it open
-            self.reactor.close(sock)
-        self._sockets.clear()
-        self._tell()
-        self.reactor.settle()
+        self.close(self.addresses)
+
+    def leave_board(self) -> None:
+        """Count by itself: its column is another listener's now."""
+        self._board = None
 
     def enter(self, connection: Connection) -> None:
         """One more."""
@@ -236,12 +269,13 @@ class Listener:
         """The pause is over."""
         self._paused = False
         self._tell()
-        for sock in self._sockets:
+        for sock in self._sockets.values():
             self._watch(sock)
 
     def _watch(self, sock: socket.socket) -> None:
         # Level-triggered: nobody forgets a connection. Not EPOLLEXCLUSIVE: who is woken alone may stand back.
-        self.reactor.add(sock.fileno(), lambda _events: self._accept(sock), IN)
+        if sock.fileno() not in self.reactor.handlers:
+            self.reactor.add(sock.fileno(), lambda _events: self._accept(sock), IN)
 
     def _accept(self, listening: socket.socket) -> None:
         stats = self.stats
@@ -296,7 +330,7 @@ class Listener:
     def _stand_back(self) -> None:
         """Leave what is in the queue to others for a moment; then take what they have left, should they be stuck."""
         self._resume_at = self.timers.now + STAND_BACK
-        for sock in self._sockets:
+        for sock in self._sockets.values():
             self.reactor.pause(sock.fileno())
         self.reactor.after_next_wait(self._resume)
 
@@ -305,7 +339,7 @@ class Listener:
             self.reactor.after_next_wait(self._resume)
         elif not self._paused:
             self._takes_all = True
-            for sock in self._sockets:
+            for sock in self._sockets.values():
                 self._watch(sock)
 
     def _pause(self, error: OSError) -> None:
@@ -314,6 +348,6 @@ class Listener:
             self._paused = True
             self._tell()
             log.warning("%s: accepting pauses for %g s: %s", self.config.name, PAUSE, error.strerror)
-            for sock in self._sockets:
+            for sock in self._sockets.values():
                 self.reactor.pause(sock.fileno())
             self.timers.arm(self, PAUSE)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lbproxy.core.config import Mode, Rebalance
-from lbproxy.core.pool import Peer, Pool
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Pool
 from lbproxy.core.rebalancing import Rebalancing
 from lbproxy.dataplane.listener import Connection, Listener
 from lbproxy.dataplane.reactor import Reactor

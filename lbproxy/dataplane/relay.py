@@ -14,7 +14,8 @@ import errno
 import socket
 from socket import SocketType
 
-from lbproxy.core.pool import Peer, Selection
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.pipes import ENOUGH, IN_PIPE, Pipe
 from lbproxy.dataplane.reactor import ERR, IN, OUT, RDHUP, Reactor
@@ -233,6 +234,9 @@ class Relay:
     @property
     def stream_kind(self) -> str:
         return ""
+
+    def on_reconfigured(self) -> None:
+        """Nothing to do: what has begun goes on as it began."""
 
     @property
     def can_leave(self) -> bool:

@@ -16,7 +16,7 @@ from lbproxy.core.http1 import (
     ResponseHead,
     parse_response_head,
 )
-from lbproxy.core.pool import Peer
+from lbproxy.core.peer import Peer
 
 if TYPE_CHECKING:
     from lbproxy.dataplane.exchange import Exchange

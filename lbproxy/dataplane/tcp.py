@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from socket import SocketType
 
-from lbproxy.core.pool import Peer
+from lbproxy.core.peer import Peer
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.dial import Dial
 from lbproxy.dataplane.listener import Listener

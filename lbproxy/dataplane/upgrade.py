@@ -5,7 +5,7 @@ from __future__ import annotations
 from socket import SocketType
 from typing import TYPE_CHECKING
 
-from lbproxy.core.pool import Peer
+from lbproxy.core.peer import Peer
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.reactor import IN, RDHUP
 from lbproxy.dataplane.relay import Relay

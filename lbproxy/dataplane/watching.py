@@ -8,7 +8,8 @@ its events follow in the same response. Where that is not safe the response ends
 from __future__ import annotations
 
 from lbproxy.core.http1 import CHUNKED, ResponseHead
-from lbproxy.core.pool import Peer, Selection
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.core.watch import LAST_CHUNK, Answer, WatchBody, WatchRequest, judge_resumption, open_watch
 from lbproxy.core.watch import parse_watch_request as parse

@@ -6,6 +6,7 @@ health checks' results, so it lets its connections end and leaves the listening 
 
 from __future__ import annotations
 
+import array
 import gc
 import logging
 import mmap
@@ -15,14 +16,17 @@ import resource
 import signal
 import socket
 import sys
+from dataclasses import replace
 
 import trio
 
 from lbproxy.core import board, messages
 from lbproxy.core.config import Config, Mode
+from lbproxy.core.config import Listener as ListenerConfig
 from lbproxy.core.health import Health
 from lbproxy.core.leases import LeaseReport
-from lbproxy.core.pool import Peer, Pool
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Pool
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.access_log import AccessLog
 from lbproxy.dataplane.client import HttpConnection
@@ -32,6 +36,7 @@ from lbproxy.dataplane.reactor import Reactor
 from lbproxy.dataplane.rebalancing import INTERVAL, Balance
 from lbproxy.dataplane.tcp import TcpConnection
 
+_ROOM_FOR_FDS = socket.CMSG_SPACE(messages.MAX_FDS * 4)
 RESERVED_FDS = 128  # for listening sockets, the channel, pipes and idle backend connections
 STREAMS_INTERVAL = 5.0  # seconds between two counts of the long streams by kind and age
 REPORT_INTERVAL = 0.5  # seconds between two reports of failures of one backend
@@ -48,26 +53,25 @@ class Worker:
         self._channel = trio.socket.from_stdlib_socket(channel)
         self._config = config = configure.config
         self._reactor = Reactor() if reactor is None else reactor
-        self._access: AccessLog | None = None
-        if config.log.access is not None and configure.access_log_fd is not None:
-            self._access = AccessLog(config.log.access, configure.access_log_fd, self._reactor)
-        self._pools = {pool.name: Pool(pool, random.randrange) for pool in config.pools}
-        self._board = None if configure.place is None else _open_board(configure.place, config)
-        if self._board is not None:
-            for pool in config.pools:
-                if board.is_shared(pool):
-                    self._pools[pool.name].share(self._board, board.first_column(config, pool.name))
+        self._log = None if configure.access_log_fd is None else AccessLog(configure.access_log_fd, self._reactor)
+        self._generation = configure.generation
+        self._pools: dict[str, Pool] = {}
         self._listeners: list[Listener] = []
-        for known in configure.health:
-            self._take_health(known)
+        self._retired: list[Listener] = []  # not in the configuration any more; their connections live on
         self._reported: dict[int, float] = {}
         self._streams: dict[str, list[dict[str, messages.StreamStats]]] = {}
         self._count_streams_at = 0.0
         self._grace = trio.CancelScope()  # the time that connections have to end, once draining
         self._draining = False
+        self._board: board.Board | None = None
+        self._balances: list[Balance] = []
+        self._adopt(configure.place)
+        for known in configure.health:
+            self._take_health(known)
         self._listeners = [self._listener(config, index) for index in range(len(config.listeners))]
+        self._balance()
         for listener, fds in zip(self._listeners, configure.listen_fds, strict=True):
-            listener.open(fds)
+            listener.open(dict(zip((address.text for address in listener.config.bind), fds, strict=True)))
 
     async def run(self) -> None:
         """Serve until drained."""
@@ -79,7 +83,7 @@ class Worker:
                 await self._obey()
                 nursery.cancel_scope.cancel()
         finally:
-            for listener in self._listeners:
+            for listener in self._all_listeners():
                 listener.stop()
             self._close_connections()
             for pool in self._pools.values():
@@ -94,9 +98,12 @@ class Worker:
         While it drains it still answers, and a second Drain may leave the connections less time.
         """
         async with trio.open_nursery() as nursery:
-            while (message := await self._receive()) is not None:
+            while (received := await self._receive()) is not None:
+                message, fds = received
                 if isinstance(message, messages.GetStats):
                     await self._answer(self.stats())
+                elif isinstance(message, messages.Reconfigure):
+                    self._reconfigure(message, fds)
                 elif isinstance(message, messages.SetHealth | messages.SetFailOpen):
                     self._take_health(message)
                 elif isinstance(message, messages.Drain):
@@ -121,29 +128,105 @@ class Worker:
         if message.health is before:
             return
         if message.health is Health.DOWN:
-            cut_off(pool, peer, self._listeners, self._reactor, random.uniform)
+            cut_off(pool, peer, self._all_listeners(), self._reactor, random.uniform)
         elif message.health is Health.NOT_READY:
-            empty(pool, peer, self._listeners, self._reactor, random.uniform)
+            empty(pool, peer, self._all_listeners(), self._reactor, random.uniform)
+
+    def _reconfigure(self, message: messages.Reconfigure, fds: list[int]) -> None:
+        """Become what the new configuration says, and leave alone what it leaves alone."""
+        self._reactor.refresh()
+        before = {_identity(one.config): one for one in self._listeners}
+        known = self._pools
+        self._generation = message.generation
+        self._config = config = message.config
+        if message.place is not None:
+            message = replace(message, place=replace(message.place, fd=fds.pop()))
+        gone = self._adopt(message.place)
+        self._listeners = []
+        for index, listener in enumerate(config.listeners):
+            one = before.pop(_identity(listener), None)
+            if one is None:
+                self._listeners.append(self._listener(config, index))
+                continue
+            one.configure(listener, config, self._access(), listener.max_connections or _fd_share(), self._board, index)
+            wanted = {address.text for address in listener.bind}
+            one.close([address for address in one.addresses if address not in wanted])
+            self._listeners.append(one)
+        for one in before.values():
+            self._retire(one)
+        for one, listener, numbers in zip(self._listeners, config.listeners, message.listen, strict=True):
+            passed = zip(listener.bind, numbers, strict=True)
+            one.open({address.text: fds[number] for address, number in passed if number != messages.KEPT})
+            for connection in one.connections:
+                connection.on_reconfigured()
+        for health in message.health:
+            self._take_health(health)
+        for name, peer in gone:
+            for idle in list(peer.idle):
+                idle.discard()
+            empty(known[name], peer, self._all_listeners(), self._reactor, random.uniform)
+        self._retired = [one for one in self._retired if one.connections]
+        self._streams, self._count_streams_at = {}, 0.0  # they have the shape of the old configuration
+        self._balance()
+        self._reactor.settle()
+
+    def _adopt(self, place: messages.Place | None) -> list[tuple[str, Peer]]:
+        """Have the pools of the configuration; the backends that are in it no more, with their pools' names."""
+        config, known = self._config, dict(self._pools)
+        self._board = None if place is None else _open_board(place, config)
+        gone: list[tuple[str, Peer]] = []
+        self._pools = {}
+        for pool in config.pools:
+            old = known.pop(pool.name, None)
+            if old is None:
+                self._pools[pool.name] = Pool(pool, random.randrange)
+            else:
+                self._pools[pool.name] = old
+                gone += [(pool.name, peer) for peer in old.configure(pool)]
+            shared = self._board if board.is_shared(pool) else None
+            self._pools[pool.name].share(shared, board.first_column(config, pool.name))
+        for name, dissolved in known.items():
+            gone += [(name, peer) for peer in dissolved.dissolve()]
+        return gone
+
+    def _retire(self, listener: Listener) -> None:
+        """It is in the configuration no more: no new connections, and no new requests on those that it has."""
+        listener.stop()
+        listener.leave_board()
+        self._retired.append(listener)
+        for connection in list(listener.connections):
+            connection.drain()
+
+    def _all_listeners(self) -> list[Listener]:
+        return self._listeners + self._retired
+
+    def _balance(self) -> None:
+        """Make what keeps long streams even, where that is wanted."""
+        pools, listeners = self._pools.values(), self._listeners
+        balances = [Balance(pool, listeners, mode, self._reactor) for pool in pools for mode in Mode]
+        self._balances = [balance for balance in balances if balance.wanted]
 
     async def _rebalance(self) -> None:
-        """Keep long streams even, where that is wanted."""
         reactor = self._reactor
-        balances = [Balance(pool, self._listeners, mode, reactor) for pool in self._pools.values() for mode in Mode]
-        wanted = [balance for balance in balances if balance.wanted]
-        while wanted and not self._draining:
+        while not self._draining:
             await trio.sleep(INTERVAL)
-            reactor.refresh()
-            for balance in wanted:
-                balance.look()
-            reactor.settle()
+            if self._balances:
+                reactor.refresh()
+                for balance in self._balances:
+                    balance.look()
+                reactor.settle()
 
-    async def _receive(self) -> messages.ToWorker | messages.ToControl | None:
-        """The next message; None when the control plane is gone."""
+    async def _receive(self) -> tuple[messages.ToWorker | messages.ToControl, list[int]] | None:
+        """The next message and its descriptors; None when the control plane is gone."""
         try:
-            packet = await self._channel.recv(messages.MAX_MESSAGE)
+            packet, ancillary, _flags, _sender = await self._channel.recvmsg(messages.MAX_MESSAGE, _ROOM_FOR_FDS)
         except OSError:
             return None
-        return messages.decode(packet) if packet else None
+        fds = array.array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        return (messages.decode(packet), list(fds)) if packet else None
 
     async def _answer(self, stats: messages.Stats) -> None:
         try:
@@ -159,19 +242,19 @@ class Worker:
 
     async def _drain(self, scope: trio.CancelScope) -> None:
         """Let go of the listening sockets, wait for the connections as long as they may take, and end the scope."""
-        for listener in self._listeners:
+        for listener in self._all_listeners():
             listener.stop()
-        for listener in self._listeners:
+        for listener in self._all_listeners():
             for connection in list(listener.connections):
                 connection.drain()
         with self._grace:
-            while any(listener.connections for listener in self._listeners):
+            while any(listener.connections for listener in self._all_listeners()):
                 await trio.sleep(0.05)
         self._close_connections()
         scope.cancel()
 
     def _close_connections(self) -> None:
-        for listener in self._listeners:
+        for listener in self._all_listeners():
             for connection in list(listener.connections):
                 connection.close(Termination.SHUTDOWN_DATA)
 
@@ -184,7 +267,7 @@ class Worker:
             config,
             pool,
             self._reactor,
-            self._access,
+            self._access(),
             lambda peer, reason: self._report(pool, peer, reason),
             listener.max_connections or _fd_share(),
             self._board,
@@ -192,14 +275,19 @@ class Worker:
             make,
         )
 
+    def _access(self) -> AccessLog | None:
+        return None if self._log is None else self._log.configure(self._config.log.access)
+
     def _report(self, pool: Pool, peer: Peer, reason: str) -> None:
         """Tell the control plane of a passive failure, at most every REPORT_INTERVAL."""
+        if peer.removed:
+            return
         now = self._reactor.timers.now
         if now - self._reported.get(id(peer), -REPORT_INTERVAL) < REPORT_INTERVAL:
             return
         self._reported[id(peer)] = now
         try:
-            self._sock.send(messages.encode(messages.BackendFailed(pool.name, peer.index, reason)))
+            self._sock.send(messages.encode(messages.BackendFailed(pool.name, peer.index, reason, self._generation)))
         except OSError:  # full or gone: the next failure will say it again
             return
 
@@ -218,10 +306,11 @@ class Worker:
             pools={name: [peer.stats for peer in pool.peers] for name, pool in self._pools.items()},
             accept_paused=sum(listener.accept_paused for listener in self._listeners),
             internal_errors=self._reactor.internal_errors,
-            log_dropped=self._access.dropped if self._access is not None else 0,
+            log_dropped=self._log.dropped if self._log is not None else 0,
             no_backend=no_backend,
             streams=self._recent_streams(),
             leases=self._leases(),
+            generation=self._generation,
         )
 
     def _recent_streams(self) -> dict[str, list[dict[str, messages.StreamStats]]]:
@@ -253,6 +342,11 @@ class Worker:
         for listener in self._listeners:
             report.add(listener.leases.report(self._reactor.timers.now))
         return report
+
+
+def _identity(listener: ListenerConfig) -> tuple[str, Mode, str]:
+    """What makes a listener the same one after a reload."""
+    return listener.name, listener.mode, listener.pool
 
 
 def _open_board(place: messages.Place, config: Config) -> board.Board:

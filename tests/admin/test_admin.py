@@ -44,6 +44,7 @@ class Fixed:
         self.config: Config = loads(CONFIG).config
         self.config_path = "/etc/lbproxy/lb.yaml"
         self.config_sha256 = "0" * 64
+        self.config_error: str | None = None
         self.loaded_at = self.started_at = time.time()
         self.draining = False
         self.ready = True

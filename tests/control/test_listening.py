@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from lbproxy.control.configfile import loads
-from lbproxy.control.listening import ListenError, close_listening, open_address, open_listener
-from lbproxy.core.config import Listener
+from lbproxy.control.listening import ListenError, ListeningSockets, close_listening, open_address
+from lbproxy.core.config import Address, Admin, Backend, Config, Listener, Pool
 
 
 def listener(*binds: str, freebind: bool = True) -> Listener:
@@ -23,6 +23,11 @@ def listener(*binds: str, freebind: bool = True) -> Listener:
         "pools: {p: {backends: ['10.0.0.1:6443']}}\n"
     )
     return loads(text).config.listeners[0]
+
+
+def open_listener(one: Listener) -> list[socket.socket]:
+    pools = (Pool("p", (Backend(Address("10.0.0.1:6443", "10.0.0.1", 6443)),)),)
+    return ListeningSockets(Config((one,), pools, admin=Admin(None))).of(one)
 
 
 @pytest.fixture

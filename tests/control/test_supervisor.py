@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +21,10 @@ import trio.testing
 
 from lbproxy.admin.log import EventLog, Output
 from lbproxy.control.configfile import loads
-from lbproxy.control.listening import close_listening, open_listener
+from lbproxy.control.listening import ListeningSockets
 from lbproxy.control.supervisor import Supervisor, WorkerStartError
 from lbproxy.core import messages
-from lbproxy.core.config import Config
+from lbproxy.core.config import Admin, Config
 from lbproxy.core.health import Health
 
 PATIENCE = 15.0
@@ -41,8 +42,8 @@ class Scene:
 
     def __init__(self, config: Config, log: Path) -> None:
         self.config = config
-        self.sockets = [open_listener(listener) for listener in config.listeners]
-        self.port: int = self.sockets[0][0].getsockname()[1]
+        self.sockets = ListeningSockets(replace(config, admin=Admin(None)))
+        self.port: int = self.sockets.of(config.listeners[0])[0].getsockname()[1]
         self.health: list[messages.SetHealth] = []
         self.failed: list[messages.BackendFailed] = []
         self._path = log
@@ -51,7 +52,7 @@ class Scene:
         self._output.start()
         self.supervisor = Supervisor(
             config,
-            self.sockets,
+            self.sockets.of,
             log=EventLog(self._output),
             output=self._output,
             current_health=lambda: self.health,
@@ -63,8 +64,7 @@ class Scene:
         return [line for line in parsed if line["event"] == event]
 
     def stop_listening(self) -> None:
-        for sockets in self.sockets:
-            close_listening(sockets)
+        self.sockets.close()
 
     def close(self) -> None:
         self.stop_listening()

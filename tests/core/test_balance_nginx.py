@@ -12,7 +12,8 @@ import pytest
 from lbproxy.core.balance.consistent_hash import points_of
 from lbproxy.core.config import Address, Algorithm, AllDown, Backend, Balance
 from lbproxy.core.config import Pool as PoolConfig
-from lbproxy.core.pool import Peer, Pool
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Pool
 
 SEED = ("10.0.1.10:8080", "10.0.1.11:8080", "10.0.1.12:8080")
 VECTORS: dict[str, list[Any]] = json.loads(Path(__file__).with_name("nginx_vectors.json").read_text())

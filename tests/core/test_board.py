@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lbproxy.core.board import ABSENT, BY_CONNECTIONS, Board, is_shared
 from lbproxy.core.config import Algorithm
-from lbproxy.core.pool import Peer, Pool, Selection
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Pool, Selection
 from tests.core.test_pool import backend, make
 
 ROWS = 4

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from lbproxy.core.config import Address, Algorithm, AllDown, Backend, BackendState, Balance, Retry
 from lbproxy.core.config import Pool as PoolConfig
 from lbproxy.core.health import Health
-from lbproxy.core.pool import Peer, Pool, Selection
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Pool, Selection
 
 KEYED = {Algorithm.HASH: "uri", Algorithm.CONSISTENT_HASH: "uri"}
 NO_BACKUP = {

@@ -243,7 +243,7 @@ async def test_a_draining_worker_lets_go_of_its_listening_sockets_at_once(lab: L
     lb = await lab.balance("tcp", await lab.backend(hold), timeouts=Timeouts(connect=0.1))
     async with await lb.connect():
         await lb.until(lambda: lb.backends[0].active == 1 and not lb.worker._reactor.timers)
-        (sock,) = lb.worker._listeners[0]._sockets
+        (sock,) = lb.worker._listeners[0]._sockets.values()
         lb.control.send(encode(Drain(PATIENCE)))
         await lb.until(lambda: lb.worker._listeners[0].draining)
         assert sock.fileno() == -1

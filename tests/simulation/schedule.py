@@ -19,7 +19,7 @@ from typing import cast
 from lbproxy.core import config as c
 from lbproxy.core import messages
 from lbproxy.core.health import Health
-from lbproxy.core.pool import Peer
+from lbproxy.core.peer import Peer
 from lbproxy.dataplane.client import HttpConnection
 from lbproxy.dataplane.reactor import Reactor
 from lbproxy.dataplane.rebalancing import INTERVAL, Balance

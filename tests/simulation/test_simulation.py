@@ -12,7 +12,8 @@ from dataclasses import astuple
 import pytest
 
 from lbproxy.core.health import Health
-from lbproxy.core.pool import Peer, Pool, Selection
+from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Pool, Selection
 from lbproxy.core.termination import Termination
 from lbproxy.core.watch.stream import WatchStream
 from lbproxy.dataplane import worker

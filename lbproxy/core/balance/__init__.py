@@ -16,7 +16,8 @@ from lbproxy.core.balance.source_hash import SourceHash
 from lbproxy.core.config import Algorithm
 
 if TYPE_CHECKING:
-    from lbproxy.core.pool import Peer, Pool, Selection
+    from lbproxy.core.peer import Peer
+    from lbproxy.core.pool import Pool, Selection
 
 
 class Picker(Protocol):

@@ -14,7 +14,8 @@ from lbproxy.core.balance.round_robin import RoundRobin
 from lbproxy.core.balance.slots import MAX_MISSES
 
 if TYPE_CHECKING:
-    from lbproxy.core.pool import Peer, Pool, Selection
+    from lbproxy.core.peer import Peer
+    from lbproxy.core.pool import Pool, Selection
 
 POINTS = 160  # per unit of weight
 

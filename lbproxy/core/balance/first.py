@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lbproxy.core.pool import Peer, Pool, Selection
+    from lbproxy.core.peer import Peer
+    from lbproxy.core.pool import Pool, Selection
 
 
 class First:

@@ -9,7 +9,8 @@ from lbproxy.core.balance.round_robin import RoundRobin
 from lbproxy.core.balance.slots import MAX_MISSES, slot_owner
 
 if TYPE_CHECKING:
-    from lbproxy.core.pool import Peer, Pool, Selection
+    from lbproxy.core.peer import Peer
+    from lbproxy.core.pool import Pool, Selection
 
 
 class HashKey:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from lbproxy.core.balance.round_robin import RoundRobin
 
 if TYPE_CHECKING:
-    from lbproxy.core.pool import Peer, Pool, Selection
+    from lbproxy.core.peer import Peer
+    from lbproxy.core.pool import Pool, Selection
 
 
 class LeastConn:

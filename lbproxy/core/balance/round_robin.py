@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lbproxy.core.pool import Peer, Pool, Selection
+    from lbproxy.core.peer import Peer
+    from lbproxy.core.pool import Pool, Selection
 
 BATCH = 64  # picks made in advance, about
 MAX_BATCH = 1024  # of the sum of all weights, which is how long a sequence is before it repeats itself

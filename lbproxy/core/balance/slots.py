@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lbproxy.core.pool import Peer, Tier
+    from lbproxy.core.peer import Peer, Tier
 
 MAX_MISSES = 20  # nginx draws or hashes 21 times before it falls back to round robin
 

@@ -12,7 +12,8 @@ from math import log
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lbproxy.core.pool import Peer, Pool, Selection, Tier
+    from lbproxy.core.peer import Peer, Tier
+    from lbproxy.core.pool import Pool, Selection
 
 MAX_CLIENTS = 4096  # addresses whose order is remembered
 

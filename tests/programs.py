@@ -13,6 +13,7 @@ PACKAGES = {
     "kubectl": "kubernetes-client",
     "wrk": "wrk",
     "etcd": "etcd-server",
+    "systemd-analyze": "systemd",
 }
 
 

@@ -26,11 +26,13 @@ from lbproxy.control.config_process import load_apart
 from lbproxy.control.listening import ListenError, ListeningSockets
 from lbproxy.control.pool_health import PoolHealth
 from lbproxy.control.reload import ReloadResult, differences
+from lbproxy.control.service_manager import ServiceManager
 from lbproxy.control.supervisor import Supervisor, WorkerStartError
 from lbproxy.core import messages
 from lbproxy.core.config import Config, Pool
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+STATUS_INTERVAL = 1.0  # seconds between two words to the service manager
 COMFORTABLE_FDS = 4096  # below that limit a warning is due: two for each connection
 
 
@@ -64,6 +66,7 @@ class ControlPlane:
         self._output = output
         self._log = EventLog(output, loaded.config.log.level)
         self._health = {pool.name: self._pool_health(pool) for pool in loaded.config.pools}
+        self._service = ServiceManager()
         self._nursery: trio.Nursery | None = None
         self._reloading = trio.Lock()
         self.config_error: str | None = None
@@ -89,6 +92,7 @@ class ControlPlane:
                     for health in self._health.values():
                         nursery.start_soon(health.run)
                     nursery.start_soon(self._serve_admin)
+                    nursery.start_soon(self._show_life)
                     if not self.draining:
                         self._say_ready()
             except* WorkerStartError as group:
@@ -97,6 +101,17 @@ class ControlPlane:
                 started = False
         self._log.info("stopped", "stopped")
         return 0 if started else 1
+
+    async def _show_life(self) -> None:
+        """Tell the service manager that this process and its workers are well, and what they see."""
+        while True:
+            if self.draining or any(worker.ready.is_set() for worker in self._supervisor.workers):
+                self._service.alive()
+            if not self.draining:
+                views = [view for health in self._health.values() for view in health.views()]
+                ready = sum(view.eligible for view in views)
+                self._service.status(f"{ready} of {len(views)} backends get connections")
+            await trio.sleep(min(self._service.watchdog / 2 or STATUS_INTERVAL, STATUS_INTERVAL))
 
     async def _serve_admin(self) -> None:
         """Answer at the admin address, which a reload may change."""
@@ -117,7 +132,9 @@ class ControlPlane:
     async def reload(self) -> ReloadResult:
         """Read lb.yaml again and become what it says; a file that is refused changes nothing."""
         async with self._reloading:
+            self._service.reloading()
             result = await self._reload()
+            self._service.ready()
         self.config_error = "\n".join(result.problems) or None
         if result.ok:
             text = f"reloaded {self.config_path}: {'; '.join(result.changes) or 'nothing has changed'}"
@@ -219,6 +236,7 @@ class ControlPlane:
     async def _drain(self, scope: trio.CancelScope) -> None:
         shutdown = self.config.shutdown
         self.draining = True
+        self._service.stopping()
         self._log.info("drain", f"SIGTERM: draining; connections have {shutdown.drain:g} s", delay_s=shutdown.delay)
         await trio.sleep(shutdown.delay)
         self._sockets.close_listeners()
@@ -226,6 +244,7 @@ class ControlPlane:
         scope.cancel()
 
     def _say_ready(self) -> None:
+        self._service.ready()
         addresses = [address.text for listener in self.config.listeners for address in listener.bind]
         self._log.info(
             "ready",

@@ -17,20 +17,19 @@ import trio
 from lbproxy.admin import totals
 from lbproxy.admin.log import EventLog, LinePump, Output
 from lbproxy.control.board_file import BoardFile
+from lbproxy.control.worker_process import Socket, Worker
 from lbproxy.core import messages
-from lbproxy.core.config import Address, Config, Listener, Mode
+from lbproxy.core.config import Address, Config, Listener
 
 STATS_INTERVAL = 1.0  # seconds between two looks at the counters
 STATS_PATIENCE = 0.3  # seconds a scrape waits for a busy worker before it takes what is known
 HEALTHY_AGE = 1.0  # seconds: a worker that dies younger is replaced more slowly each time
 MAX_BACKOFF = 10.0
+HUNG = 10.0  # seconds without an answer after which a worker is killed, as HAProxy's watchdog does with a thread
 START_PATIENCE = 30.0  # seconds a worker has to accept, before it is killed
 LOG_PAUSE = 0.01  # seconds between two reads of a worker's access log
 LOG_PIPE = 1 << 20  # bytes that it can write meanwhile; what an unprivileged process may ask for
 STOP_GRACE = 2.0  # seconds a worker has to exit after its drain is over, before it is killed
-PATIENCE = 1.0  # seconds that a worker may take to make room for a configuration
-
-Place = tuple[str, Mode, str, str]
 
 
 class WorkerStartError(Exception):
@@ -44,69 +43,6 @@ class Life:
     pid: int | None
     accepted: bool
     ending: str
-
-
-class Worker:
-    """One process and its channel. `stats` are its last known counters; `number` is its place among the workers."""
-
-    def __init__(self, number: int, process: trio.Process, channel: socket.socket, log_fd: int, config: Config) -> None:
-        self.number = number
-        self.process = process
-        self.pid = process.pid
-        self.ready = trio.Event()
-        self.config = config  # what it runs with
-        self.held: dict[Place, socket.socket] = {}  # what it listens on
-        self.stats = totals.empty(config)
-        self.log_fd = log_fd
-        self.stream = trio.socket.from_stdlib_socket(channel)
-        self._channel = channel
-        self._asked: trio.Event | None = None
-        self.place: messages.Place | None = None
-        self.behind = False  # it was stuck, its channel was full, and it has missed something
-
-    def send(self, message: messages.ToWorker) -> bool:
-        """Send without waiting; a worker that takes nothing is stuck or gone, and its replacement is told all."""
-        try:
-            self._channel.send(messages.encode(message))
-        except OSError:
-            return False
-        return True
-
-    def send_with(self, message: messages.ToWorker, fds: list[int]) -> bool:
-        """As send(), with descriptors. Waits for room: whoever misses this one is of no use."""
-        self._channel.settimeout(PATIENCE)
-        try:
-            socket.send_fds(self._channel, [messages.encode(message)], fds)
-        except OSError:
-            return False
-        finally:
-            self._channel.setblocking(False)
-        return True
-
-    def ask(self) -> trio.Event:
-        """Ask for the counters; the event is set when they have come.
-
-        One question is open at a time: they would fill the channel of a stuck worker, which then misses what matters.
-        """
-        if self._asked is None:
-            self._asked = trio.Event()
-            if not self.send(messages.GetStats()):
-                self._asked.set()
-        asked = self._asked
-        if asked.is_set():
-            self._asked = None
-        return asked
-
-    def answer(self, stats: messages.Stats) -> None:
-        """The counters have come."""
-        self.stats = stats
-        if self._asked is not None:
-            self._asked.set()
-            self._asked = None
-
-    def close(self) -> None:
-        self._channel.close()
-        os.close(self.log_fd)
 
 
 class Supervisor:
@@ -172,12 +108,12 @@ class Supervisor:
         config = self._config
         place = None if self._board is None else self._board.take()
         fds: list[int] = []
-        held: dict[Place, socket.socket] = {}
+        held: dict[Socket, socket.socket] = {}
         listen = []
         for listener in config.listeners:
             numbers = []
             for address, sock in zip(listener.bind, self._listening(listener), strict=True):
-                key = _place(listener, address)
+                key = _socket(listener, address)
                 held[key] = sock
                 if worker.held.get(key) is sock:
                     numbers.append(messages.KEPT)
@@ -288,7 +224,7 @@ class Supervisor:
         worker = Worker(number, process, ours, log_read, config)
         worker.place = place
         worker.held = {
-            _place(listener, address): sock
+            _socket(listener, address): sock
             for listener, each in sockets.items()
             for address, sock in zip(listener.bind, each, strict=True)
         }
@@ -349,13 +285,23 @@ class Supervisor:
                 self._log.info("worker_ready", f"worker {worker.pid} accepts connections", pid=worker.pid)
 
     async def _look_at_counters(self) -> None:
-        """So that little is lost of a worker that is killed."""
+        """So that little is lost of a worker that is killed; and one that does not answer is of no use to anybody."""
         while True:
+            slept_at = trio.current_time()
             await trio.sleep(STATS_INTERVAL)
             await self.counters()
+            if trio.current_time() - slept_at < 2 * STATS_INTERVAL:  # else it is us who have been away
+                for worker in self.workers:
+                    if worker.ready.is_set() and worker.silent_for > HUNG:
+                        self._log.error(
+                            "worker_hung",
+                            f"worker {worker.pid} has not answered for {HUNG:g} s: it is killed, and replaced",
+                            pid=worker.pid,
+                        )
+                        worker.process.kill()
 
 
-def _place(listener: Listener, address: Address) -> Place:
+def _socket(listener: Listener, address: Address) -> Socket:
     """What a worker keeps by: the socket of an address stays only in the same listener."""
     return listener.name, listener.mode, listener.pool, address.text
 

@@ -353,6 +353,9 @@ class Log:
 class Shutdown:
     delay: Seconds = _doc(0.0, "SIGTERM: /readyz fails at once, and accepting goes on for this long.", minimum=0)
     drain: Seconds = _doc(30.0, "Then existing connections have this long to end.", minimum=0)
+    spread: Seconds = _doc(
+        10.0, "Meanwhile watches are ended as at the server's own timeout, spread over this time.", minimum=0
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,46 @@ class Departure:
             timers.arm(self, self._end - timers.now)
 
 
+class Farewell:
+    """A watch's turns to be ended while the worker drains."""
+
+    __slots__ = ("_connection", "_moved", "_reactor", "_since", "deadline", "filed")
+
+    def __init__(self, connection: Connection, reactor: Reactor) -> None:
+        self._connection = connection
+        self._reactor = reactor
+        self._moved = connection.bytes_moved
+        self._since = reactor.timers.now
+        self.deadline = NEVER
+        self.filed = UNFILED
+
+    def on_timeout(self) -> None:
+        connection, timers = self._connection, self._reactor.timers
+        if connection.bytes_moved != self._moved:
+            self._moved, self._since = connection.bytes_moved, timers.now
+        if connection.can_leave and not connection.finish(timers.now - self._since):
+            timers.arm(self, AGAIN)
+
+
+class TakingLeave:
+    """Ends all watches as at the server's own timeout, spread over `spread` seconds: their clients watch elsewhere."""
+
+    def __init__(self, reactor: Reactor, spread: float, uniform: Uniform) -> None:
+        self._reactor = reactor
+        self._end = reactor.timers.now + spread
+        self._uniform = uniform
+        self._told: set[Connection] = set()
+
+    def look(self, listeners: Iterable[Listener]) -> None:
+        """Give those a turn that are watches and have none yet: one may have been asked for and not answered."""
+        timers = self._reactor.timers
+        for listener in listeners:
+            for connection in listener.connections:
+                if connection.can_leave and connection not in self._told:
+                    self._told.add(connection)
+                    timers.arm(Farewell(connection, self._reactor), self._uniform(0.0, max(self._end - timers.now, 0)))
+
+
 def cut_off(pool: Pool, peer: Peer, listeners: Iterable[Listener], reactor: Reactor, uniform: Uniform) -> int:
     """End what depends on a dead backend, within the pool's close_spread; how much that is."""
     if pool.config.on_dead is OnDead.KEEP or not _others(pool, peer):

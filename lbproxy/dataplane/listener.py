@@ -78,6 +78,9 @@ class Connection(Protocol):
         `quiet` is for how many seconds no byte has moved.
         """
 
+    def finish(self, quiet: float) -> bool:
+        """End a watch as at the server's own timeout; False if that cannot be now. `quiet`: seconds without a byte."""
+
     def move_to(self, peer: Peer) -> bool:
         """Go on at another backend, or end so that the client connects again; False if it cannot now."""
 
@@ -213,7 +216,9 @@ class Listener:
         return list(self._sockets)
 
     def stop(self) -> None:
-        """Accept no more, and let go of the listening sockets."""
+        """Take whoever the kernel has accepted already, then no more, and let go of the listening sockets."""
+        for sock in self._sockets.values():
+            self._take(sock, self.config.backlog)
         self.draining = True
         self.close(self.addresses)
 
@@ -278,11 +283,15 @@ class Listener:
             self.reactor.add(sock.fileno(), lambda _events: self._accept(sock), IN)
 
     def _accept(self, listening: socket.socket) -> None:
-        stats = self.stats
         if self._board is not None and self._has_its_share():
             self._stand_back()
-            return
-        for _ in range(BURST):
+        else:
+            self._take(listening, BURST)
+
+    def _take(self, listening: socket.socket, most: int) -> None:
+        """Accept so many connections, if there are."""
+        stats = self.stats
+        for _ in range(most):
             try:
                 sock, address = accept(listening)
             except BlockingIOError:

@@ -246,6 +246,10 @@ class Relay:
         """A relay cannot: what is said in it is not ours to end."""
         return False
 
+    def finish(self, quiet: float) -> bool:
+        """As leave()."""
+        return False
+
     def on_half_closed(self) -> None:
         if self.half_close_timeout:
             self._seen = self.client.bytes_read + self.backend.bytes_read

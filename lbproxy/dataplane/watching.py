@@ -103,9 +103,12 @@ class WatchFailover(RequestBody):
         watch = self.watch
         if watch is None or watch.resuming or self._backend is None:
             return False
-        if self.resume_watch("", gone=False):
-            return True
-        if not watch.body.stream.can_end(self.listener.timers.now - watch.started, quiet):
+        return self.resume_watch("", gone=False) or self.finish(quiet)
+
+    def finish(self, quiet: float) -> bool:
+        """End a watch as at the server's own timeout. False if its client would not take that for one now."""
+        watch = self.watch
+        if watch is None or not watch.body.stream.can_end(self.listener.timers.now - watch.started, quiet):
             return False
         self.listener.stats.watches_ended += 1
         self._end_cleanly(watch, b"", Termination.NORMAL)

@@ -30,7 +30,7 @@ from lbproxy.core.pool import Pool
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.access_log import AccessLog
 from lbproxy.dataplane.client import HttpConnection
-from lbproxy.dataplane.leaving import cut_off, empty
+from lbproxy.dataplane.leaving import TakingLeave, cut_off, empty
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.reactor import Reactor
 from lbproxy.dataplane.rebalancing import INTERVAL, Balance
@@ -39,6 +39,7 @@ from lbproxy.dataplane.tcp import TcpConnection
 _ROOM_FOR_FDS = socket.CMSG_SPACE(messages.MAX_FDS * 4)
 RESERVED_FDS = 128  # for listening sockets, the channel, pipes and idle backend connections
 STREAMS_INTERVAL = 5.0  # seconds between two counts of the long streams by kind and age
+FAREWELL_INTERVAL = 0.5  # seconds between two looks for watches while draining
 REPORT_INTERVAL = 0.5  # seconds between two reports of failures of one backend
 GC_THRESHOLD = 50_000  # young objects before a collection: connections are freed by reference counts
 
@@ -247,8 +248,17 @@ class Worker:
         for listener in self._all_listeners():
             for connection in list(listener.connections):
                 connection.drain()
+        reactor, listeners = self._reactor, self._all_listeners()
+        reactor.refresh()
+        left = max(self._grace.deadline - trio.current_time(), 0.0)
+        leave = TakingLeave(reactor, min(self._config.shutdown.spread, left), random.uniform)
+        look_at = 0.0
         with self._grace:
-            while any(listener.connections for listener in self._all_listeners()):
+            while any(listener.connections for listener in listeners):
+                if trio.current_time() >= look_at:
+                    look_at = trio.current_time() + FAREWELL_INTERVAL
+                    reactor.refresh()
+                    leave.look(listeners)
                 await trio.sleep(0.05)
         self._close_connections()
         scope.cancel()

@@ -99,3 +99,16 @@ def test_a_stuck_worker_does_not_keep_connections_from_the_other(tmp_path: Path,
             assert by_pid == {stuck: 0, other: 100}
         finally:
             os.kill(stuck, signal.SIGCONT)
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path, backends: list[socket.socket]) -> None:
+    """A process that stands still holds its connections and says nothing: only that it does not answer tells."""
+    port = free_port()
+    with lbproxy(tmp_path, config(port, backends, "least_conn")) as running:
+        before = [worker["pid"] for worker in running.status()["workers"]]
+        os.kill(before[0], signal.SIGSTOP)
+        assert running.wait_event("worker_hung")["pid"] == before[0]
+        wait_for(lambda: [one["ready"] for one in running.status()["workers"]] == [True, True])
+        after = [worker["pid"] for worker in running.status()["workers"]]
+        assert before[0] not in after
+        assert before[1] in after

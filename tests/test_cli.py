@@ -14,7 +14,7 @@ from lbproxy.cli import main
 from lbproxy.control.config_reference import schema
 from lbproxy.control.configfile import loads
 
-GOOD = "listen: 127.0.0.1:8080\nmode: http\nbackends: [10.0.1.10:8080]\n"
+GOOD = "listen: 127.0.0.1:8080\nmode: http\nbackends: [10.0.1.10:8080, 10.0.1.11:8080]\n"
 BAD = "listen: 127.0.0.1:8080\nmode: htpp\nbackends: [10.0.1.10]\n"
 
 

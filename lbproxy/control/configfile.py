@@ -1,17 +1,16 @@
 """lb.yaml: from a file to a Config that works, or to every complaint at once.
 
-    text ─► config_yaml: values and their lines ─► config_model: each value by itself ─┬─► Config, warnings
-                                               └─► config_rules: what must hold between ┘
+    text ─► config_yaml: values and their lines ─► config_model: each value by itself ─┬─► Config
+                                               └─► config_rules: what must hold between ┘    └─► config_warnings
 
 Whatever is accepted here works: nothing is left to be found out when the first connection comes. Warnings are for what
-works but is probably not meant.
+works but will hurt.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,12 +18,12 @@ from pydantic import ValidationError
 
 from lbproxy.control import config_messages, config_rules
 from lbproxy.control.check_tls import make_context
+from lbproxy.control.config_host import Host, this_host
 from lbproxy.control.config_model import DIRECTORY, Section, full_form
 from lbproxy.control.config_problem import ConfigError, Loaded, Problem
-from lbproxy.control.config_yaml import Document, Path, read
+from lbproxy.control.config_warnings import CERTIFICATES, warnings
+from lbproxy.control.config_yaml import Document, read
 from lbproxy.core.config import (
-    Algorithm,
-    BackendState,
     CheckType,
     Config,
     HealthCheck,
@@ -54,11 +53,14 @@ def load(path: str) -> Loaded:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError((Problem(path, line, "not UTF-8 text; save the file as UTF-8"),)) from None
-    return replace(loads(text, path), sha256=hashlib.sha256(content).hexdigest())
+    return replace(loads(text, path, this_host()), sha256=hashlib.sha256(content).hexdigest())
 
 
-def loads(text: str, name: str = "lb.yaml") -> Loaded:
-    """Check the text of a file; `name` stands in complaints, and relative file names start in its directory."""
+def loads(text: str, name: str = "lb.yaml", host: Host | None = None) -> Loaded:
+    """Check the text of a file; `name` stands in complaints, and relative file names start in its directory.
+
+    Warnings tell what will hurt on a host, or, without one, anywhere.
+    """
     document = read(text, name)
     model = _validate(document)
     config_rules.check(document)
@@ -69,7 +71,7 @@ def loads(text: str, name: str = "lb.yaml") -> Loaded:
     if document.problems:
         raise ConfigError(_in_order(document.problems))
     sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return Loaded(config, _in_order(list(_warnings(document, config))), name, sha256)
+    return Loaded(config, warnings(document, config, host), name, sha256)
 
 
 def _in_order(problems: list[Problem]) -> tuple[Problem, ...]:
@@ -134,41 +136,8 @@ def _load_certificates(document: Document, config: Config) -> None:
         try:
             make_context(pool.health_check)
         except (OSError, ValueError) as error:
-            names = [name for name in _CERTIFICATES if getattr(pool.health_check, name) is not None]
+            names = [name for name in CERTIFICATES if getattr(pool.health_check, name) is not None]
             words = getattr(error, "reason", None) or error
             document.complain(
                 ("pools", pool.name, "health_check", names[0]), f"{', '.join(names)}: cannot be used: {words}"
             )
-
-
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")  # RFC 9110 section 9.2.1
-_CERTIFICATES = ("ca_file", "client_cert", "client_key")
-
-
-def _warnings(document: Document, config: Config) -> Iterator[Problem]:
-    for pool in config.pools:
-        path: Path = ("pools", pool.name)
-        if pool.balance.algorithm is Algorithm.IP_HASH:
-            words = "ip_hash sends all IPv4 clients of one /24 to one backend; source_hash spreads single addresses"
-            yield document.problem((*path, "balance"), words)
-        if all(backend.state is not BackendState.READY for backend in pool.backends):
-            yield document.problem((*path, "backends"), "no backend is in state ready: nothing will be served")
-        unsafe = [method for method in pool.retry.methods if method not in _SAFE_METHODS]
-        if unsafe:
-            words = f"{', '.join(unsafe)} may then be executed twice, with an answer that fits only one of them"
-            yield document.problem((*path, "retry", "methods"), words)
-        yield from _check_warnings(document, (*path, "health_check"), pool.health_check)
-
-
-def _check_warnings(document: Document, path: Path, check: HealthCheck) -> Iterator[Problem]:
-    kind = check.type.value if check.type else ""
-    for name in _useless_tls(check):
-        yield document.problem((*path, name), f"has no effect: the check's type is {kind}; write type: https")
-    if check.token_file is not None and check.type is CheckType.HTTP:
-        yield document.problem((*path, "token_file"), "the token is sent without encryption: the check's type is http")
-
-
-def _useless_tls(check: HealthCheck) -> list[str]:
-    if check.type is CheckType.HTTPS:
-        return []
-    return [name for name in (*_CERTIFICATES, "verify", "server_name") if getattr(check, name) not in (None, False)]

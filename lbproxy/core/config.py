@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Any, Literal
 
+RESERVED_FDS = 128  # of each worker: listening sockets, the channel, pipes and idle backend connections
+
 
 class Unit(Enum):
     """How a number may be written in lb.yaml."""

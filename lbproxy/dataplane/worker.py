@@ -21,7 +21,7 @@ from dataclasses import replace
 import trio
 
 from lbproxy.core import board, messages
-from lbproxy.core.config import Config, Mode
+from lbproxy.core.config import RESERVED_FDS, Config, Mode
 from lbproxy.core.config import Listener as ListenerConfig
 from lbproxy.core.health import Health
 from lbproxy.core.leases import LeaseReport
@@ -37,7 +37,6 @@ from lbproxy.dataplane.rebalancing import INTERVAL, Balance
 from lbproxy.dataplane.tcp import TcpConnection
 
 _ROOM_FOR_FDS = socket.CMSG_SPACE(messages.MAX_FDS * 4)
-RESERVED_FDS = 128  # for listening sockets, the channel, pipes and idle backend connections
 STREAMS_INTERVAL = 5.0  # seconds between two counts of the long streams by kind and age
 FAREWELL_INTERVAL = 0.5  # seconds between two looks for watches while draining
 REPORT_INTERVAL = 0.5  # seconds between two reports of failures of one backend

@@ -223,39 +223,6 @@ def test_text_that_other_readers_would_take_for_something_else(text: str) -> Non
     assert config.listeners[0].name == text.strip("'")
 
 
-def test_ip_hash_is_warned_of() -> None:
-    (warning,) = loads(SEED + "balance: ip_hash").warnings
-    assert str(warning) == (
-        "lb.yaml:4: balance: ip_hash sends all IPv4 clients of one /24 to one backend; "
-        "source_hash spreads single addresses"
-    )
-
-
-def test_nothing_ready_is_warned_of() -> None:
-    (warning,) = loads("listen: 0.0.0.0:1\nmode: tcp\nbackends: [{address: 10.0.0.1:80, state: maint}]").warnings
-    assert str(warning) == "lb.yaml:3: backends: no backend is in state ready: nothing will be served"
-
-
-def test_tls_files_that_no_check_uses_are_warned_of(tmp_path: Path) -> None:
-    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.crt")
-    (tmp_path / "lb.yaml").write_text(SEED + "health_check:\n  ca_file: ca.crt\n")
-    (warning,) = load(str(tmp_path / "lb.yaml")).warnings
-    assert warning.line == 5
-    assert warning.message == "health_check.ca_file: has no effect: the check's type is http; write type: https"
-
-
-def test_token_in_the_clear_is_warned_of(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("secret")
-    (warning,) = loads(SEED + f"health_check: {{token_file: {tmp_path}/token}}").warnings
-    assert warning.message == "health_check.token_file: the token is sent without encryption: the check's type is http"
-
-
-def test_repeating_what_changes_something_is_warned_of() -> None:
-    text = FULL + "    retry: {methods: [GET, POST, PATCH]}\n"
-    (warning,) = loads(text).warnings
-    assert (warning.line, warning.message.partition(" may")[0]) == (6, "pools.api.retry.methods: POST, PATCH")
-
-
 @pytest.mark.parametrize("section", ["timeouts", "tcp", "log", "health_check", "shutdown", "admin", "http"])
 def test_a_section_with_all_its_lines_commented_out(section: str) -> None:
     assert loads(SEED + f"{section}:\n  # nothing: 3\n").config == loads(SEED).config

@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _print_schema()
             case "demo":
                 return _demo(args)
+            case str():
+                return _ask(args)
             case _:
                 return _balance(args)
     except KeyboardInterrupt:  # before there is anybody to obey the signal
@@ -48,13 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("lbproxy", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False)
-    parser.add_argument("-c", "--config", metavar="FILE", default=DEFAULT_CONFIG, help="default: %(default)s")
+    parser.add_argument("-c", "--config", metavar="FILE", help=f"default: {DEFAULT_CONFIG}")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("-t", "--test", action="store_true", help="test the configuration and exit")
     what.add_argument("-T", "--dump", action="store_true", help="test it, print what is in effect and exit")
     parser.add_argument("--version", action="version", version=f"lbproxy {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     commands.add_parser("schema", help="print the JSON Schema of lb.yaml", allow_abbrev=False)
+    _add_verbs(commands)
     demo = commands.add_parser("demo", help="three simulated apiservers and the balancer in front", allow_abbrev=False)
     if with_demo:
         from lbproxy.demo.main import add_arguments
@@ -63,8 +66,57 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_verbs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What is asked of a running lbproxy."""
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("--socket", metavar="PATH", help="where it listens; default: admin.socket of -c FILE")
+    common.add_argument("--json", action="store_true", help="for programs")
+    pool = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    pool.add_argument("--pool", metavar="POOL", default="", help="where a backend is in several")
+
+    def add(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common, *parents], allow_abbrev=False)
+
+    which = "as in lb.yaml; without the port, if that is clear"
+    add("status", "listeners, pools and backends, in a table")
+    add("connections", "client connections", pool)
+    add("reload", "read lb.yaml again")
+    drain = add("drain", "give a backend nothing new; what it has may end, until drain_timeout", pool)
+    ready = add("ready", "give a backend connections again", pool)
+    maint = add("maint", "take a backend away: its connections are ended", pool)
+    weight = add("weight", "set a backend's weight", pool)
+    kick = add("kick", "end connections: of a backend, of a client, of a pool; watches go on elsewhere", pool)
+    for parser in (drain, ready, maint, weight):
+        parser.add_argument("backend", metavar="BACKEND", help=which)
+    weight.add_argument("weight", type=int, metavar="N", help="1 to 65535")
+    drain.add_argument("--wait", action="store_true", help="return when it has no connection left")
+    drain.add_argument("--timeout", type=float, default=0.0, metavar="SECONDS", help="of --wait; then exit status 3")
+    for parser in (commands.choices["connections"], kick):
+        parser.add_argument("backend", nargs="?", default="", metavar="BACKEND", help=which)
+        parser.add_argument("--client", default="", metavar="IP[:PORT]", help="where the connection comes from")
+
+
+def _ask(args: argparse.Namespace) -> int:
+    from lbproxy.admin.client import run
+    from lbproxy.control.runtime_socket import default_paths
+
+    if args.socket is not None:
+        return run(args, [args.socket])
+    if args.config is not None:
+        loaded = _load(args.config, apart=True)
+        if loaded is None:
+            return 1
+        if loaded.config.admin.socket is None:
+            print(f"{args.config}: admin.socket is off: lbproxy listens for nothing", file=sys.stderr)
+            return 1
+        if loaded.config.admin.socket != default_paths()[0]:
+            return run(args, [loaded.config.admin.socket])
+    return run(args, default_paths())
+
+
 def _balance(args: argparse.Namespace) -> int:
-    loaded = _load(args.config, apart=not (args.dump or args.test))
+    path = args.config or DEFAULT_CONFIG
+    loaded = _load(path, apart=not (args.dump or args.test))
     if loaded is None:
         return 1
     if args.dump:
@@ -73,7 +125,7 @@ def _balance(args: argparse.Namespace) -> int:
         print(effective(loaded.config), end="", flush=True)
         return 0
     if args.test:
-        print(f"{args.config}: configuration ok", file=sys.stderr)
+        print(f"{path}: configuration ok", file=sys.stderr)
         return 0
     from lbproxy.control.app import run
 

@@ -19,7 +19,7 @@ ALLOWED = {
     "admin": {"core"},
     "control": {"admin", "core"},
     "demo": {"control", "core"},
-    "cli": {"control", "demo"},
+    "cli": {"admin", "control", "demo"},
     "__main__": {"cli"},
     "__init__": set(),
 }  # type: dict[str, set[str]]

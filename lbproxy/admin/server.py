@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
@@ -16,11 +18,13 @@ import h11
 import trio
 
 from lbproxy.admin.metrics import CONTENT_TYPE, metrics
+from lbproxy.admin.runtime import Actions, VerbError, connections, perform
 from lbproxy.admin.status import status
 from lbproxy.admin.view import View
 
 REQUEST_TIMEOUT = 10.0  # seconds for one request, idle time before it included
 MAX_CONNECTIONS = 64
+MAX_BODY = 65536  # bytes of a verb's body
 MAX_DIGITS = 9  # of a number in a query
 
 log = logging.getLogger(__name__)
@@ -46,8 +50,10 @@ class Answer:
 class AdminServer:
     """Answers on listening sockets that are handed to it."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, actions: Actions | None = None) -> None:
+        """With `actions` it is the unix socket's: what changes something is done there, and there only."""
         self._view = view
+        self._actions = actions
         self._places = trio.CapacityLimiter(MAX_CONNECTIONS)
         self._routes: dict[str, Callable[[dict[str, str]], Awaitable[Answer]]] = {
             "/": self._index,
@@ -56,6 +62,7 @@ class AdminServer:
             "/healthz/backends": self._backends,
             "/metrics": self._metrics,
             "/status": self._status,
+            "/connections": self._connections,
         }
 
     async def serve(self, listener: trio.SocketListener) -> None:
@@ -88,14 +95,19 @@ class AdminServer:
     async def _exchange(self, connection: h11.Connection, stream: trio.SocketStream) -> bool:
         """One request and its answer; whether another may follow."""
         try:
-            request = await _request(connection, stream)
+            received = await _request(connection, stream)
         except h11.RemoteProtocolError as error:
             if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 await _send(connection, stream, Answer(400, f"{error}\n".encode()), head=False)
             return False
-        if request is None:
+        if received is None:
             return False
-        await _send(connection, stream, await self._answer(request), head=request.method == b"HEAD")
+        request, body = received
+        if self._actions is not None and request.method == b"POST":
+            answer = await self._perform(self._actions, request, body, _who(stream))
+        else:
+            answer = await self._answer(request)
+        await _send(connection, stream, answer, head=request.method == b"HEAD")
         return connection.our_state is h11.DONE and connection.their_state is h11.DONE
 
     async def _answer(self, request: h11.Request) -> Answer:
@@ -109,6 +121,20 @@ class AdminServer:
         if route is None:
             return Answer(404, b"no such page\n" + _INDEX.encode())
         return await route(dict(parse_qsl(url.query, keep_blank_values=True)))
+
+    async def _perform(self, actions: Actions, request: h11.Request, body: bytes, who: str) -> Answer:
+        try:
+            return _json(200, await perform(actions, urlsplit(request.target.decode("latin-1")).path, body, who))
+        except VerbError as error:
+            return _json(error.status, {"error": str(error)})
+
+    async def _connections(self, query: dict[str, str]) -> Answer:
+        if self._actions is None:
+            return Answer(404, b"only on the unix socket: lbproxy connections\n")
+        try:
+            return _json(200, await connections(self._actions, query))
+        except VerbError as error:
+            return _json(error.status, {"error": str(error)})
 
     async def _index(self, _query: dict[str, str]) -> Answer:
         return Answer(200, _INDEX.encode())
@@ -145,21 +171,33 @@ class AdminServer:
         return Answer(200, await metrics(self._view), CONTENT_TYPE)
 
     async def _status(self, _query: dict[str, str]) -> Answer:
-        body = json.dumps(await status(self._view), indent=2).encode() + b"\n"
-        return Answer(200, body, "application/json")
+        return _json(200, await status(self._view))
 
 
-async def _request(connection: h11.Connection, stream: trio.SocketStream) -> h11.Request | None:
-    """The next request, its body read and dropped; None when the client has gone."""
+def _json(code: int, content: object) -> Answer:
+    return Answer(code, json.dumps(content, indent=2).encode() + b"\n", "application/json")
+
+
+def _who(stream: trio.SocketStream) -> str:
+    """The user at the other end of a unix socket: unix(7)."""
+    pid, uid, _gid = struct.unpack("3i", stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return f"uid {uid} (pid {pid})"
+
+
+async def _request(connection: h11.Connection, stream: trio.SocketStream) -> tuple[h11.Request, bytes] | None:
+    """The next request and its body, of which no more than MAX_BODY is kept; None when the client has gone."""
     request: h11.Request | None = None
+    body = b""
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
             connection.receive_data(await stream.receive_some(65536))
         elif isinstance(event, h11.Request):
             request = event
+        elif isinstance(event, h11.Data):
+            body = (body + event.data)[:MAX_BODY]
         elif isinstance(event, h11.EndOfMessage):
-            return request
+            return None if request is None else (request, body)
         elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
             return None
 

@@ -59,7 +59,7 @@ async def status(view: View) -> dict[str, Any]:
                 "fail_open": view.fail_opens()[pool.name][0],
                 "spread": round(spread_of(view.pools()[pool.name], stats.pools[pool.name]), 3),
                 "backends": [
-                    _backend(backend, counters, streams)
+                    _backend(backend, counters, streams, view.is_set_at_runtime(pool.name, backend.config.address.text))
                     for backend, counters, streams in zip(
                         view.pools()[pool.name],
                         stats.pools[pool.name],
@@ -92,7 +92,9 @@ def spread_of(backends: list[BackendView], stats: list[BackendStats]) -> float:
     return spread([one.long_streams for one in stats], worths)
 
 
-def _backend(backend: BackendView, stats: BackendStats, streams: dict[str, StreamStats]) -> dict[str, Any]:
+def _backend(
+    backend: BackendView, stats: BackendStats, streams: dict[str, StreamStats], set_at_runtime: bool
+) -> dict[str, Any]:
     last = backend.last
     return {
         "address": backend.config.address.text,
@@ -102,6 +104,7 @@ def _backend(backend: BackendView, stats: BackendStats, streams: dict[str, Strea
         "reason": backend.reason,
         "since": _stamp(backend.since),
         "state": backend.config.state.value,
+        "set_at_runtime": set_at_runtime,
         "eligible": backend.eligible,
         "active": stats.active,
         "total": stats.total,

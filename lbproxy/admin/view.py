@@ -51,6 +51,9 @@ class View(Protocol):
     def pools(self) -> dict[str, list[BackendView]]:
         """The backends of each pool, in the order of the configuration."""
 
+    def is_set_at_runtime(self, pool: str, address: str) -> bool:
+        """Whether an operator has set something of that backend over lb.yaml."""
+
     def fail_opens(self) -> dict[str, tuple[bool, int]]:
         """For each pool whether it fails open now, and how often it has begun to."""
 

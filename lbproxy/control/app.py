@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,10 +27,12 @@ from lbproxy.control.config_process import load_apart
 from lbproxy.control.listening import ListenError, ListeningSockets
 from lbproxy.control.pool_health import PoolHealth
 from lbproxy.control.reload import ReloadResult, differences
+from lbproxy.control.runtime_socket import close_runtime_socket, open_runtime_socket
+from lbproxy.control.runtime_state import RuntimeState
 from lbproxy.control.service_manager import ServiceManager
 from lbproxy.control.supervisor import Supervisor, WorkerStartError
 from lbproxy.core import messages
-from lbproxy.core.config import Config, Pool
+from lbproxy.core.config import BackendState, Config, Pool
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STATUS_INTERVAL = 1.0  # seconds between two words to the service manager
@@ -41,22 +44,34 @@ def run(loaded: Loaded) -> int:
     _raise_fd_limit()
     try:
         sockets = ListeningSockets(loaded.config)
+        try:
+            runtime_socket = open_runtime_socket(loaded.config.admin.socket)
+        except ListenError:
+            sockets.close()
+            raise
     except ListenError as error:
         print(f"lbproxy: {error}", file=sys.stderr)
         return 1
     output = Output()
     output.start()
     try:
-        return trio.run(ControlPlane(loaded, sockets, output).run)
+        return trio.run(ControlPlane(loaded, sockets, runtime_socket, output).run)
     finally:
         sockets.close()
+        close_runtime_socket(*runtime_socket)
         output.close()
 
 
 class ControlPlane:
     """Holds the parts together, and is what the admin endpoint sees of them (admin.view.View)."""
 
-    def __init__(self, loaded: Loaded, sockets: ListeningSockets, output: Output) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        sockets: ListeningSockets,
+        runtime_socket: tuple[socket.socket | None, str],
+        output: Output,
+    ) -> None:
         self.config = loaded.config
         self.config_path = loaded.path
         self.config_sha256 = loaded.sha256
@@ -66,6 +81,9 @@ class ControlPlane:
         self._output = output
         self._log = EventLog(output, loaded.config.log.level)
         self._health = {pool.name: self._pool_health(pool) for pool in loaded.config.pools}
+        self._loaded = loaded.config  # as lb.yaml has it
+        self._runtime_state = RuntimeState()
+        self._runtime_socket = runtime_socket
         self._service = ServiceManager()
         self._nursery: trio.Nursery | None = None
         self._reloading = trio.Lock()
@@ -93,6 +111,7 @@ class ControlPlane:
                         nursery.start_soon(health.run)
                     nursery.start_soon(self._serve_admin)
                     nursery.start_soon(self._show_life)
+                    nursery.start_soon(self._serve_runtime)
                     if not self.draining:
                         self._say_ready()
             except* WorkerStartError as group:
@@ -123,6 +142,14 @@ class ControlPlane:
                     await trio.sleep_forever()
                 else:
                     await AdminServer(self).serve(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
+
+    async def _serve_runtime(self) -> None:
+        sock, text = self._runtime_socket
+        if sock is not None:
+            await AdminServer(self, self).serve(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
+        elif text:
+            advice = "set admin.socket to another path, or to off"
+            self._log.warning("no_socket", f"`lbproxy drain` and the like will not reach this one: {text}; {advice}")
 
     def _pool_health(self, pool: Pool) -> PoolHealth:
         return PoolHealth(pool, self._log, lambda message: self._supervisor.broadcast(message))
@@ -160,9 +187,13 @@ class ControlPlane:
             self._sockets.prepare(loaded.config)
         except ListenError as error:
             return ReloadResult((str(error),), warnings)
-        changes = tuple(differences(self.config, loaded.config))
+        changes = tuple(differences(self._loaded, loaded.config))
+        if loaded.config.admin.socket != self._loaded.admin.socket:
+            warnings += ("admin.socket holds from the next start on",)
         self.config_sha256, self.loaded_at = loaded.sha256, time.time()
-        self._apply(loaded.config)
+        self._loaded = loaded.config
+        self._apply(self._runtime_state.apply(loaded.config))
+        await self._supervisor.taken_on()
         return ReloadResult((), warnings, changes)
 
     def _apply(self, config: Config) -> None:
@@ -188,6 +219,32 @@ class ControlPlane:
             self._sockets.close_unused()
         else:
             self._admin_scope.cancel()
+
+    # -- what operators do at run time (admin.runtime.Actions) ---------------------------------------------------------
+
+    def is_set_at_runtime(self, pool: str, address: str) -> bool:
+        return self._runtime_state.is_set(pool, address)
+
+    async def set_state(self, pool: str, address: str, state: BackendState, who: str) -> None:
+        self._runtime_state.set_state(pool, address, state)
+        await self._overlay("state", f"backend {address} of pool {pool} is set to {state.value} by {who}")
+
+    async def set_weight(self, pool: str, address: str, weight: int, who: str) -> None:
+        self._runtime_state.set_weight(pool, address, weight)
+        await self._overlay("weight", f"backend {address} of pool {pool} has weight {weight}, set by {who}")
+
+    async def _overlay(self, event: str, text: str) -> None:
+        async with self._reloading:
+            self._log.info(event, text)
+            self._apply(self._runtime_state.apply(self._loaded))
+            await self._supervisor.taken_on()
+
+    async def find(self, wanted: messages.Find, who: str) -> messages.Found:
+        found = await self._supervisor.find(wanted)
+        if wanted.end:
+            what = wanted.client or wanted.backend or f"pool {wanted.pool}"
+            self._log.info("kick", f"{found.count} connections of {what} ended by {who}")
+        return found
 
     # -- what the admin endpoint asks ----------------------------------------------------------------------------
 

@@ -63,6 +63,7 @@ _KINDS: dict[Any, tuple[Reader, Schema]] = {
     Form.SERVER_NAME: (values.server_name, {"type": "string"}),
     Form.TARGET: (values.target, {"type": "string", "pattern": "^/"}),
     Form.TOKEN: (values.token, {"type": "string"}),
+    Form.SOCKET: (values.socket_path, {"type": "string", "pattern": "^/"}),
     Address: (read_address, {"type": "string", "pattern": "^(unix:/.*|.*:[0-9]+)$"}),
     Balance: (
         values.balance,

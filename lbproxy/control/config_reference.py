@@ -39,6 +39,7 @@ _KINDS: dict[Any, str] = {
     Form.SERVER_NAME: "DNS name or IP address",
     Form.TARGET: "path",
     Form.TOKEN: "text",
+    Form.SOCKET: "path",
 }
 
 

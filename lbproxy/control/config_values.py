@@ -181,6 +181,13 @@ def token(value: object) -> str:
     return word
 
 
+def socket_path(value: object) -> str:
+    word = text(value)
+    if not word.startswith("/") or len(word.encode()) > 107 or not word.isprintable():  # sun_path in unix(7)
+        raise ValueError(f"{spoken(word)} is no path of a socket: an absolute one, of at most 107 bytes")
+    return word
+
+
 def cidr(value: object) -> str:
     word = text(value)
     try:

@@ -40,7 +40,7 @@ def open_address(address: Address, backlog: int, *, freebind: bool = False) -> s
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_UNIX:
-            _remove_stale(address.host)
+            remove_stale(address.host)
             sock.bind(address.host)
             os.chmod(address.host, UNIX_MODE)
         else:
@@ -141,7 +141,7 @@ class ListeningSockets:
             self._opened.append(address.text)
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
     """Remove a socket file that nobody listens on: what a killed process leaves behind."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):

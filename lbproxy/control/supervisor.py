@@ -25,6 +25,8 @@ STATS_INTERVAL = 1.0  # seconds between two looks at the counters
 STATS_PATIENCE = 0.3  # seconds a scrape waits for a busy worker before it takes what is known
 HEALTHY_AGE = 1.0  # seconds: a worker that dies younger is replaced more slowly each time
 MAX_BACKOFF = 10.0
+FIND_PATIENCE = 2.0  # seconds
+TAKE_ON_PATIENCE = 5.0  # seconds
 HUNG = 10.0  # seconds without an answer after which a worker is killed, as HAProxy's watchdog does with a thread
 START_PATIENCE = 30.0  # seconds a worker has to accept, before it is killed
 LOG_PAUSE = 0.01  # seconds between two reads of a worker's access log
@@ -69,6 +71,7 @@ class Supervisor:
         self._retired = totals.empty(config)
         self._board = BoardFile(config) if config.workers > 1 else None
         self._generation = 0
+        self._finding = trio.Lock()
         self._places: set[int] = set()  # of the workers that are kept running
         self._draining = False
         self._all_gone = trio.Event()
@@ -131,6 +134,14 @@ class Supervisor:
             self._log.error("worker_stuck", f"worker {worker.pid} did not take the configuration: it is replaced")
             worker.process.kill()
 
+    async def taken_on(self) -> None:
+        """Wait until every worker that accepts has taken on the configuration in force, TAKE_ON_PATIENCE at most."""
+        with trio.move_on_after(TAKE_ON_PATIENCE):
+            for worker in list(self.workers):
+                while worker in self.workers and worker.ready.is_set() and worker.generation != self._generation:
+                    await worker.ask().wait()
+                    await trio.sleep(0.01)  # the answer was to an earlier question, or its channel is full
+
     def broadcast(self, message: messages.ToWorker) -> None:
         """Tell every worker."""
         for worker in self.workers:
@@ -144,6 +155,24 @@ class Supervisor:
             for event in waiting:
                 await event.wait()
         return totals.sum_of(self._config, [self._retired, *(worker.stats for worker in self.workers)])
+
+    async def find(self, wanted: messages.Find) -> messages.Found:
+        """The client connections that match, in all workers that answer within FIND_PATIENCE."""
+        async with self._finding:
+            asked = [worker for worker in self.workers if worker.ready.is_set()]
+            send, receive = trio.open_memory_channel[messages.Found](len(asked))
+            found: list[messages.Found] = []
+            with send, receive:
+                waiting = 0
+                for worker in asked:
+                    worker.found = send
+                    waiting += worker.send(wanted)
+                with trio.move_on_after(FIND_PATIENCE):
+                    while len(found) < waiting:
+                        found.append(await receive.receive())
+                for worker in asked:
+                    worker.found = None
+        return messages.Found(sum(one.count for one in found), tuple(row for one in found for row in one.rows))
 
     async def drain(self, seconds: float) -> None:
         """Let connections end for so long, and return when all workers are gone. A second call may shorten it."""
@@ -273,12 +302,17 @@ class Supervisor:
                 return
             message = messages.decode(packet)
             if isinstance(message, messages.Stats):
+                worker.generation = message.generation
                 worker.answer(message if message.generation == self._generation else worker.stats)
                 if worker.behind:  # it is alive again: what it has missed of the health is told anew
                     worker.behind = not all(worker.send(health) for health in self._current_health())
             elif isinstance(message, messages.BackendFailed):
                 if message.generation == self._generation:
                     self._on_backend_failed(message)
+            elif isinstance(message, messages.Found):
+                if worker.found is not None:
+                    with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
+                        worker.found.send_nowait(message)
             elif isinstance(message, messages.Ready):
                 worker.ready.set()
                 task_status.started()

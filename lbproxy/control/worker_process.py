@@ -28,10 +28,12 @@ class Worker:
         self.config = config  # what it runs with
         self.held: dict[Socket, socket.socket] = {}  # what it listens on
         self.stats = totals.empty(config)
+        self.generation = -1  # of the configuration that its last answer was about
         self.log_fd = log_fd
         self.stream = trio.socket.from_stdlib_socket(channel)
         self._channel = channel
         self._asked: trio.Event | None = None
+        self.found: trio.MemorySendChannel[messages.Found] | None = None  # who waits for an answer
         self._asked_at = math.inf  # when a question was asked that is not answered
         self.place: messages.Place | None = None
         self.behind = False  # it was stuck, its channel was full, and it has missed something

@@ -35,6 +35,7 @@ class Form(Enum):
     SERVER_NAME = "server_name"  # TLS can ask for it: a DNS name or an IP address
     TARGET = "target"  # a request target in origin form
     TOKEN = "token"  # RFC 9110 section 5.6.2, such as a method
+    SOCKET = "socket"  # the path of a unix socket
 
 
 Seconds = Annotated[float, Unit.DURATION]
@@ -49,6 +50,9 @@ HostText = Annotated[str, Form.HOST]
 ServerName = Annotated[str, Form.SERVER_NAME]
 Target = Annotated[str, Form.TARGET]
 Token = Annotated[str, Form.TOKEN]
+SocketPath = Annotated[str, Form.SOCKET]
+
+DEFAULT_SOCKET = "/run/lbproxy/lbproxy.sock"
 
 
 class Mode(Enum):
@@ -333,6 +337,11 @@ class Admin:
     bind: Address | None = _doc(
         Address("127.0.0.1:9180", "127.0.0.1", 9180),
         "Where /livez, /metrics and /status are served; off: nowhere.",
+        word="off",
+    )
+    socket: SocketPath | None = _doc(
+        DEFAULT_SOCKET,
+        "Where `lbproxy drain`, `status` and the like reach it; the default moves to $XDG_RUNTIME_DIR if need be.",
         word="off",
     )
 

@@ -93,6 +93,19 @@ class Drain:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Find:
+    """Asks for `Found`: the client connections that match. `end` ends them; "" matches everything.
+
+    `backend` is an address as lb.yaml has it, `client` an address, or an address and port.
+    """
+
+    pool: str = ""
+    backend: str = ""
+    client: str = ""
+    end: bool = False
+
+
 # -- worker to control plane -----------------------------------------------------------------------------------
 
 
@@ -109,6 +122,27 @@ class BackendFailed:
     backend: int
     reason: str
     generation: int = 0  # of the configuration in which `backend` has that number
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRow:
+    """One client connection. `kind` is watch, exec, ... for a long stream, "" for others; `age` is of what it does."""
+
+    client: str
+    listener: str
+    pool: str
+    backend: str  # "" while it waits for a request
+    kind: str
+    age: float  # seconds
+    moved: int  # bytes, both ways
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How many connections match, and the first of them."""
+
+    count: int
+    rows: tuple[ConnectionRow, ...]
 
 
 @dataclass(slots=True)
@@ -189,8 +223,8 @@ class Stats:
     generation: int = 0  # of the configuration whose shape this has
 
 
-ToWorker = Configure | Reconfigure | SetHealth | SetFailOpen | GetStats | Drain
-ToControl = Ready | BackendFailed | Stats
+ToWorker = Configure | Reconfigure | SetHealth | SetFailOpen | GetStats | Drain | Find
+ToControl = Ready | BackendFailed | Stats | Found
 
 
 def encode(message: ToWorker | ToControl) -> bytes:

@@ -122,6 +122,14 @@ class ExchangeState:
         return self._ip
 
     @property
+    def client_address(self) -> str:
+        return f"{self._ip}:{self._port}"
+
+    @property
+    def backend_peer(self) -> Peer | None:
+        return self.peer if self._backend is not None else None
+
+    @property
     def stream_kind(self) -> str:
         if not self._long or self.line is None:
             return ""

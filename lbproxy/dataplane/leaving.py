@@ -9,14 +9,15 @@ back in the same millisecond are the next outage.
 can without an error: they go on elsewhere, or end as at the server's own timeout. Everything else has drain_timeout.
 
 Nothing is ended when no other backend is known to be well: then it may be the checks that are wrong. A backend that a
-reload has removed is left as one that is not ready, others or not.
+reload has removed, or that the operator drains, is left as one that is not ready, others or not; one that the operator
+takes away (`maint`) is left as a dead one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from lbproxy.core.config import OnDead
+from lbproxy.core.config import BackendState, OnDead
 from lbproxy.core.health import Health
 from lbproxy.core.peer import Peer
 from lbproxy.core.pool import Pool
@@ -42,7 +43,7 @@ class Cut:
         self.filed = UNFILED
 
     def on_timeout(self) -> None:
-        if self._peer.health is Health.DOWN:  # still
+        if self._peer.health is Health.DOWN or self._peer.state is BackendState.MAINT:  # still
             self._connection.on_backend_dead(self._peer)
 
 
@@ -66,7 +67,7 @@ class Departure:
         connection, timers = self._connection, self._reactor.timers
         if self._peer.usable or not connection.depends_on(self._peer):
             return
-        if not self._peer.removed and not _others(self._pool, self._peer):
+        if self._peer.state is BackendState.READY and not _others(self._pool, self._peer):
             timers.arm(self, AGAIN)
             return
         if connection.bytes_moved != self._moved:
@@ -123,7 +124,7 @@ class TakingLeave:
 
 def cut_off(pool: Pool, peer: Peer, listeners: Iterable[Listener], reactor: Reactor, uniform: Uniform) -> int:
     """End what depends on a dead backend, within the pool's close_spread; how much that is."""
-    if pool.config.on_dead is OnDead.KEEP or not _others(pool, peer):
+    if peer.state is not BackendState.MAINT and (pool.config.on_dead is OnDead.KEEP or not _others(pool, peer)):
         return 0
     for idle in list(peer.idle):
         idle.discard()
@@ -134,8 +135,8 @@ def cut_off(pool: Pool, peer: Peer, listeners: Iterable[Listener], reactor: Reac
 
 
 def empty(pool: Pool, peer: Peer, listeners: Iterable[Listener], reactor: Reactor, uniform: Uniform) -> int:
-    """Have everything leave a backend that is not ready, or removed, as above; how much that is."""
-    if not peer.removed and not _others(pool, peer):
+    """Have everything leave a backend that is not ready, drained or removed; how much that is."""
+    if peer.state is BackendState.READY and not _others(pool, peer):
         return 0
     timeout = pool.config.drain_timeout
     end = reactor.timers.now + timeout if timeout else NEVER

@@ -53,6 +53,14 @@ class Connection(Protocol):
         """Where it comes from; "" from a unix socket."""
 
     @property
+    def client_address(self) -> str:
+        """Its address and port."""
+
+    @property
+    def backend_peer(self) -> Peer | None:
+        """Where it is connected to, if something is under way."""
+
+    @property
     def stream_kind(self) -> str:
         """watch, log, exec, ... if it is a long stream (http mode), else ""."""
 

@@ -43,6 +43,14 @@ class TcpConnection(Relay):
     def client_ip(self) -> str:
         return self._ip
 
+    @property
+    def client_address(self) -> str:
+        return f"{self._ip}:{self._port}"
+
+    @property
+    def backend_peer(self) -> Peer | None:
+        return None if self._dial is not None else self.peer
+
     def drain(self) -> None:
         """Nothing to do: a relay ends when its ends do."""
 

@@ -48,6 +48,14 @@ class UpgradedRelay(Relay):
         return self._exchange.client_ip
 
     @property
+    def client_address(self) -> str:
+        return self._exchange.client_address
+
+    @property
+    def backend_peer(self) -> Peer | None:
+        return self._exchange.peer
+
+    @property
     def stream_kind(self) -> str:
         return self._exchange.stream_kind
 

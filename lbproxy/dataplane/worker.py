@@ -21,7 +21,7 @@ from dataclasses import replace
 import trio
 
 from lbproxy.core import board, messages
-from lbproxy.core.config import RESERVED_FDS, Config, Mode
+from lbproxy.core.config import RESERVED_FDS, BackendState, Config, Mode
 from lbproxy.core.config import Listener as ListenerConfig
 from lbproxy.core.health import Health
 from lbproxy.core.leases import LeaseReport
@@ -30,6 +30,7 @@ from lbproxy.core.pool import Pool
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.access_log import AccessLog
 from lbproxy.dataplane.client import HttpConnection
+from lbproxy.dataplane.finding import find
 from lbproxy.dataplane.leaving import TakingLeave, cut_off, empty
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.reactor import Reactor
@@ -106,6 +107,10 @@ class Worker:
                     self._reconfigure(message, fds)
                 elif isinstance(message, messages.SetHealth | messages.SetFailOpen):
                     self._take_health(message)
+                elif isinstance(message, messages.Find):
+                    self._reactor.refresh()
+                    await self._answer(find(message, self._all_listeners(), self._reactor.timers.now))
+                    self._reactor.settle()
                 elif isinstance(message, messages.Drain):
                     self._start_drain(message.seconds, nursery)
             log.warning("the control plane is gone: this worker drains and ends")
@@ -136,6 +141,7 @@ class Worker:
         """Become what the new configuration says, and leave alone what it leaves alone."""
         self._reactor.refresh()
         before = {_identity(one.config): one for one in self._listeners}
+        states = {peer: peer.state for pool in self._pools.values() for peer in pool.peers}
         known = self._pools
         self._generation = message.generation
         self._config = config = message.config
@@ -165,10 +171,20 @@ class Worker:
             for idle in list(peer.idle):
                 idle.discard()
             empty(known[name], peer, self._all_listeners(), self._reactor, random.uniform)
+        for pool in self._pools.values():
+            for peer in pool.peers:
+                self._obey_state(pool, peer, states.get(peer, peer.state))
         self._retired = [one for one in self._retired if one.connections]
         self._streams, self._count_streams_at = {}, 0.0  # they have the shape of the old configuration
         self._balance()
         self._reactor.settle()
+
+    def _obey_state(self, pool: Pool, peer: Peer, before: BackendState) -> None:
+        """The operator drains a backend, or takes it away."""
+        if peer.state is BackendState.DRAIN and before is BackendState.READY:
+            empty(pool, peer, self._all_listeners(), self._reactor, random.uniform)
+        elif peer.state is BackendState.MAINT and before is not BackendState.MAINT:
+            cut_off(pool, peer, self._all_listeners(), self._reactor, random.uniform)
 
     def _adopt(self, place: messages.Place | None) -> list[tuple[str, Peer]]:
         """Have the pools of the configuration; the backends that are in it no more, with their pools' names."""
@@ -228,9 +244,9 @@ class Worker:
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         return (messages.decode(packet), list(fds)) if packet else None
 
-    async def _answer(self, stats: messages.Stats) -> None:
+    async def _answer(self, answer: messages.Stats | messages.Found) -> None:
         try:
-            await self._channel.send(messages.encode(stats))
+            await self._channel.send(messages.encode(answer))
         except OSError:  # the control plane is gone: the next receive will say so
             return
 

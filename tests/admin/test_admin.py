@@ -61,6 +61,9 @@ class Fixed:
             for pool in self.config.pools
         }
 
+    def is_set_at_runtime(self, pool: str, address: str) -> bool:
+        return False
+
     def fail_opens(self) -> dict[str, tuple[bool, int]]:
         return {"masters": (True, 3), "doors": (False, 0)}
 

@@ -89,12 +89,17 @@ class Lbproxy:
             raise
 
 
+def admin_section(directory: Path, port: int) -> str:
+    """What is added to each configuration."""
+    return f"admin: {{bind: '127.0.0.1:{port}', socket: '{directory}/lb.sock'}}\n"
+
+
 @contextmanager
 def lbproxy(directory: Path, config: str) -> Iterator[Lbproxy]:
     """Run lbproxy with a configuration; `admin:` is added to it. Checks that it met no bug."""
     admin = free_port()
     file = directory / "lb.yaml"
-    file.write_text(f"{config}\nadmin: {{bind: '127.0.0.1:{admin}'}}\n")
+    file.write_text(f"{config}\n{admin_section(directory, admin)}")
     log = directory / "lbproxy.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

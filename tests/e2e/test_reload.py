@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.process import PATIENCE, Lbproxy, free_port, lbproxy, wait_for
+from tests.e2e.process import PATIENCE, Lbproxy, admin_section, free_port, lbproxy, wait_for
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 WATCH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -191,7 +191,7 @@ class Site:
 def reload(lb: Lbproxy, directory: Path, text: str, event: str = "reload") -> dict[str, Any]:
     """Write lb.yaml, send SIGHUP, and wait for what the log says of it."""
     before = len(lb.events(event))
-    (directory / "lb.yaml").write_text(f"{text}\nadmin: {{bind: '127.0.0.1:{lb.admin}'}}\n")
+    (directory / "lb.yaml").write_text(f"{text}\n{admin_section(directory, lb.admin)}")
     lb.process.send_signal(signal.SIGHUP)
     wait_for(lambda: len(lb.events(event)) > before, f"no {event}: {lb.log.read_text()[-2000:]}")
     return lb.events(event)[-1]

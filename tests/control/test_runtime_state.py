@@ -12,9 +12,8 @@ ONE, TWO = "10.0.0.1:6443", "10.0.0.2:6443"
 def config(one: str = "", *more: str) -> Config:
     backends = ", ".join([f"{{address: '{ONE}'{one}}}", *more])
     pools = f"{{p: {{backends: [{backends}]}}, q: {{backends: ['{ONE}']}}}}"
-    return loads(
-        f"listeners: [{{bind: '0.0.0.0:1', mode: tcp, pool: p}}, {{bind: '0.0.0.0:2', mode: tcp, pool: q}}]\npools: {pools}\n"
-    ).config
+    listeners = "[{bind: '0.0.0.0:1', mode: tcp, pool: p}, {bind: '0.0.0.0:2', mode: tcp, pool: q}]"
+    return loads(f"listeners: {listeners}\npools: {pools}\n").config
 
 
 def first(config: Config, pool: int = 0) -> Backend:

@@ -66,6 +66,8 @@ class VerbError(Exception):
 async def perform(actions: Actions, verb: str, body: bytes, who: str) -> dict[str, Any]:
     """Do what is asked for. Raises VerbError."""
     asked = _fields(body)
+    if actions.draining and verb in ("/state", "/weight"):
+        raise VerbError(409, "lbproxy is shutting down")
     match verb:
         case "/reload":
             result = await actions.reload()

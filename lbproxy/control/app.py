@@ -172,14 +172,14 @@ class ControlPlane:
         return result
 
     async def _reload(self) -> ReloadResult:
-        if self.draining:
-            return ReloadResult(("lbproxy is shutting down",))
         try:
             loaded = await trio.to_thread.run_sync(load_apart, self.config_path)
         except ConfigError as error:
             return ReloadResult(tuple(map(str, error.problems)))
         except (OSError, subprocess.SubprocessError) as error:
             return ReloadResult((f"{self.config_path} could not be read: {error}",))
+        if self.draining:  # there is no socket left to listen on
+            return ReloadResult(("lbproxy is shutting down",))
         warnings = tuple(map(str, loaded.warnings))
         for warning in warnings:
             self._log.warning("config", warning)
@@ -236,6 +236,8 @@ class ControlPlane:
     async def _overlay(self, event: str, text: str) -> None:
         async with self._reloading:
             self._log.info(event, text)
+            if self.draining:  # refused before, unless it has begun since
+                return
             self._apply(self._runtime_state.apply(self._loaded))
             await self._supervisor.taken_on()
 

@@ -143,3 +143,15 @@ def test_a_worker_that_hangs_does_not_hold_up_the_end(tmp_path: Path, master: Ma
         os.kill(pid_of_worker(lb), signal.SIGSTOP)
         lb.process.send_signal(signal.SIGTERM)
         assert lb.process.wait(PATIENCE) == 0
+
+
+def test_a_reload_that_comes_too_late_is_refused(tmp_path: Path, master: Master) -> None:
+    """It reads lb.yaml in another process, and there is no socket left to listen on when it has."""
+    with lbproxy(tmp_path, config(free_port(), master)) as lb:
+        file = tmp_path / "lb.yaml"
+        file.write_text(file.read_text().replace("{type: http}", "{type: http, rise: 2}"))
+        lb.process.send_signal(signal.SIGHUP)
+        lb.process.send_signal(signal.SIGTERM)
+        assert lb.process.wait(PATIENCE) == 0
+        (refused,) = lb.events("reload_failed")
+        assert "shutting down" in refused["msg"]

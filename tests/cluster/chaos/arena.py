@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
+import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 from tests.cluster.balancer import until
@@ -22,6 +26,8 @@ from tests.cluster.chaos.programs import Programs, installed
 from tests.cluster.chaos.round import START_TIMEOUT, Round
 from tests.cluster.control_plane import MASTERS
 
+EXTRA = "127.0.0.1:19181"  # where an additional listener listens
+RELOAD_EVERY = 0.7  # seconds
 LEASE_PATH = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
 
 
@@ -30,6 +36,37 @@ class Arena:
     plane: ChaosPlane
     contender: Contender
     programs: Programs
+    balancer: subprocess.Popen[bytes]
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """lbproxy takes on another configuration again and again: a listener more, another weight, other timeouts."""
+        config = self.plane.directory / f"{self.contender.name}.conf"
+        text = config.read_text()
+        extra = f'{{name: extra, bind: "{EXTRA}", mode: http, pool: apiservers}}]'
+        other = text.replace("}]", "}, " + extra, 1).replace("backends:", "slow_start: 3s\n    backends:")
+        stop = threading.Event()
+
+        def reload() -> None:
+            texts = cycle((other, text))
+            while not stop.wait(RELOAD_EVERY):
+                config.write_text(next(texts))
+                self.balancer.send_signal(signal.SIGHUP)
+
+        thread = threading.Thread(target=reload)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            config.write_text(text)
+            self.balancer.send_signal(signal.SIGHUP)
+
+    def reloads(self) -> int:
+        """How many times lbproxy has taken on a configuration that was another one."""
+        log = (self.plane.directory / f"{self.contender.name}.log").read_text()
+        return log.count('"listener extra ')
 
     def round(self, scenario: Scenario) -> Outcome:
         """One scenario, with all masters well before it. Raises TimeoutError if they are not."""
@@ -77,8 +114,8 @@ def arena(contender: Contender, directory: Path) -> Iterator[Arena]:
         plane = ChaosPlane(directory, network)
         try:
             plane.up()
-            with contenders.running(contender, directory, lambda: _answers(contender, directory)):
-                yield Arena(plane, contender, programs)
+            with contenders.running(contender, directory, lambda: _answers(contender, directory)) as balancer:
+                yield Arena(plane, contender, programs, balancer)
         finally:
             plane.down()
 

@@ -80,6 +80,15 @@ def test_a_rolling_restart(place: Arena, name: str) -> None:
     assert outcome.errors(*WRITES) == 0
 
 
+def test_reloads_during_a_rolling_restart(place: Arena) -> None:
+    before = place.reloads()
+    with place.reloading():
+        outcome = outcome_of(place, "rolling-delay")
+    assert_nothing_noticed(outcome)
+    assert outcome.errors(*WRITES) == 0
+    assert place.reloads() > before + 30
+
+
 def test_etcd_is_away(place: Arena) -> None:
     """No master can work, and none is dead: errors are the masters' own, watches live, and all is well again soon."""
     outcome = outcome_of(place, "etcd")

@@ -28,7 +28,7 @@ ALLOWED = {
 IMPURE = {
     "trio", "asyncio", "threading", "multiprocessing", "signal", "subprocess", "select", "selectors",
     "socket", "ssl", "http", "urllib", "time", "datetime", "random", "secrets", "logging",
-    "yaml", "pydantic", "prometheus_client", "os", "io", "pathlib", "sys",
+    "yaml", "pydantic", "prometheus_client", "os", "pathlib", "sys",
 }  # fmt: skip
 
 # What a worker must do without, so that it is small and starts quickly.

@@ -96,15 +96,22 @@ class Supervisor:
         board, self._board = self._board, BoardFile(config) if config.workers > 1 else None
         self._retired = totals.reshape(self._retired, old, config)
         for worker in list(self.workers):
-            if worker.number >= config.workers:
-                worker.send(messages.Drain(config.shutdown.drain))
             self._reconfigure(worker)
         if board is not None:
             board.close()
+        self._let_go(config)
         running = {worker.number for worker in self.workers} | self._places
         for number in range(config.workers):
             if number not in running and self._nursery is not None:
                 self._nursery.start_soon(self._keep, number)
+
+    def _let_go(self, config: Config) -> None:
+        """Have the workers that are too many give their connections to those that stay."""
+        heirs = [worker for worker in self.workers if worker.number < config.workers and worker.ready.is_set()]
+        for number, worker in enumerate(one for one in self.workers if one.number >= config.workers):
+            seconds = config.shutdown.drain
+            if not heirs or not worker.hand_over_to(heirs[number % len(heirs)], seconds):
+                worker.send(messages.Drain(seconds))
 
     def _reconfigure(self, worker: Worker) -> None:
         """Tell a worker of the configuration in force, which may be newer than the one it started with."""
@@ -313,6 +320,9 @@ class Supervisor:
                 if worker.found is not None:
                     with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
                         worker.found.send_nowait(message)
+            elif isinstance(message, messages.TakenOver):
+                text = f"worker {worker.pid} has taken over {message.connections} connections"
+                self._log.info("taken_over", text, pid=worker.pid, connections=message.connections)
             elif isinstance(message, messages.Ready):
                 worker.ready.set()
                 task_status.started()

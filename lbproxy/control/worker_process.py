@@ -57,6 +57,14 @@ class Worker:
             self._channel.setblocking(False)
         return True
 
+    def hand_over_to(self, other: Worker, seconds: float) -> bool:
+        """Have it give all its connections to another worker, and end. False: one of the two does not listen."""
+        giver, taker = socket.socketpair()
+        with giver, taker:
+            return other.send_with(messages.TakeOver(), [taker.fileno()]) and self.send_with(
+                messages.HandOver(seconds), [giver.fileno()]
+            )
+
     def ask(self) -> trio.Event:
         """Ask for the counters; the event is set when they have come.
 

@@ -94,6 +94,21 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class HandOver:
+    """Give all connections to the worker at the other end of the socket that comes with this, once it says hello.
+
+    Those that cannot move within `seconds` are closed. Until the hello, and if it never comes, nothing changes.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Take the connections of the worker at the other end of the socket that comes with this. Ends in TakenOver."""
+
+
+@dataclass(frozen=True, slots=True)
 class Find:
     """Asks for `Found`: the client connections that match. `end` ends them; "" matches everything.
 
@@ -122,6 +137,13 @@ class BackendFailed:
     backend: int
     reason: str
     generation: int = 0  # of the configuration in which `backend` has that number
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """All that was handed over is here."""
+
+    connections: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +245,8 @@ class Stats:
     generation: int = 0  # of the configuration whose shape this has
 
 
-ToWorker = Configure | Reconfigure | SetHealth | SetFailOpen | GetStats | Drain | Find
-ToControl = Ready | BackendFailed | Stats | Found
+ToWorker = Configure | Reconfigure | SetHealth | SetFailOpen | GetStats | Drain | HandOver | TakeOver | Find
+ToControl = Ready | BackendFailed | Stats | TakenOver | Found
 
 
 def encode(message: ToWorker | ToControl) -> bytes:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from lbproxy.core.balance import PICKERS, Picker
 from lbproxy.core.balance.round_robin import RoundRobin
 from lbproxy.core.board import Board
-from lbproxy.core.config import Algorithm, AllDown, Backend, BackendState
+from lbproxy.core.config import Address, Algorithm, AllDown, Backend, BackendState
 from lbproxy.core.config import Pool as PoolConfig
 from lbproxy.core.health import Health
 from lbproxy.core.peer import GONE, Peer, Tier
@@ -94,6 +94,21 @@ class Pool:
         gone = self._remove(peer for peer in known.values() if not peer.removed)
         self._former = {text: peer for text, peer in known.items() if peer.conns}
         return gone
+
+    @property
+    def peers_and_former(self) -> list[Peer]:
+        """Those that the configuration has, and those it had that still have connections."""
+        return [*self.peers, *self._former.values()]
+
+    def named(self, address: str) -> Peer:
+        """The peer of an address. A process before this one may have had it when the configuration did."""
+        for peer in self.peers:
+            if peer.address.text == address:
+                return peer
+        if address not in self._former:
+            self._former[address] = peer = self._configured(None, GONE, Backend(Address(address)))
+            self._remove([peer])
+        return self._former[address]
 
     def dissolve(self) -> list[Peer]:
         """The pool is in lb.yaml no more; its peers."""

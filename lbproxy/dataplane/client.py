@@ -348,6 +348,9 @@ class HttpConnection(PlainExchange):
 
     def _go_on(self, _events: int) -> None:
         """Turn to what has been received already."""
+        if self.listener.on_between_requests is not None and self.phase == READING:
+            self.listener.on_between_requests(self)
+            return
         if self._in and self.phase == READING and not self.out and not self._started:
             self._parse()
         more = self._readable or self._hung_up

@@ -124,6 +124,7 @@ class Listener:
         "leases",
         "max_connections",
         "no_backend",
+        "on_between_requests",
         "pool",
         "reactor",
         "repeatable",
@@ -166,6 +167,7 @@ class Listener:
         self.deadline = NEVER
         self.filed = UNFILED
         self.label = f'"listener":"{config.name}","pool":"{pool.name}"'
+        self.on_between_requests: Callable[[Connection], None] | None = None  # while connections move elsewhere
         self._make = make
         self._sockets: dict[str, socket.socket] = {}  # by address
         self._paused = False

@@ -31,6 +31,7 @@ from lbproxy.core.termination import Termination
 from lbproxy.dataplane.access_log import AccessLog
 from lbproxy.dataplane.client import HttpConnection
 from lbproxy.dataplane.finding import find
+from lbproxy.dataplane.handover import Handover, HandoverError, take_over
 from lbproxy.dataplane.leaving import TakingLeave, cut_off, empty
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.reactor import Reactor
@@ -113,6 +114,10 @@ class Worker:
                     self._reactor.settle()
                 elif isinstance(message, messages.Drain):
                     self._start_drain(message.seconds, nursery)
+                elif isinstance(message, messages.HandOver):
+                    nursery.start_soon(self._hand_over, socket.socket(fileno=fds[0]), message.seconds, nursery)
+                elif isinstance(message, messages.TakeOver):
+                    nursery.start_soon(self._take_over, socket.socket(fileno=fds[0]))
             log.warning("the control plane is gone: this worker drains and ends")
             self._start_drain(self._config.shutdown.drain, nursery)
 
@@ -244,11 +249,47 @@ class Worker:
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         return (messages.decode(packet), list(fds)) if packet else None
 
-    async def _answer(self, answer: messages.Stats | messages.Found) -> None:
+    async def _answer(self, answer: messages.Stats | messages.Found | messages.TakenOver) -> None:
         try:
             await self._channel.send(messages.encode(answer))
         except OSError:  # the control plane is gone: the next receive will say so
             return
+
+    async def _hand_over(self, channel: socket.socket, seconds: float, nursery: trio.Nursery) -> None:
+        """Give everything to a successor, and end."""
+        handover = Handover(channel, self._reactor, self._listeners)
+        left = self._config.shutdown.drain  # for what a successor does not know: listeners that are retired
+        try:
+            await handover.wait_for_hello()
+            with trio.move_on_after(seconds) as patience:
+                await handover.run()
+            if patience.cancelled_caught:
+                left = 0.0
+        except HandoverError as error:
+            log.warning("connections could not be handed over: %s", error)
+            if not handover.begun:
+                return  # nothing has changed
+        finally:
+            handover.stop()
+        self._start_drain(left, nursery)
+
+    async def _take_over(self, channel: socket.socket) -> None:
+        """Go on with everything that a predecessor has."""
+        count = 0
+        try:
+            async for _ in take_over(channel, lambda: self._listeners, self._reactor):
+                count += 1
+        except HandoverError as error:
+            log.warning("connections could not be taken over: %s", error)
+        self._reactor.refresh()
+        for pool in self._pools.values():  # what was on its way out there is so here
+            for peer in pool.peers_and_former:
+                if peer.health is Health.DOWN or peer.state is BackendState.MAINT:
+                    cut_off(pool, peer, self._all_listeners(), self._reactor, random.uniform)
+                elif not peer.usable:
+                    empty(pool, peer, self._all_listeners(), self._reactor, random.uniform)
+        self._reactor.settle()
+        await self._answer(messages.TakenOver(count))
 
     def _start_drain(self, seconds: float, nursery: trio.Nursery) -> None:
         self._grace.deadline = min(self._grace.deadline, trio.current_time() + seconds)

@@ -33,7 +33,13 @@ class Balancer:
     control: socket.socket
     port: int
     log_fd: int
+    configure: messages.Configure
+    ended: trio.Event = field(default_factory=trio.Event)
     _log: bytes = field(default=b"")
+
+    async def run(self) -> None:
+        await self.worker.run()
+        self.ended.set()
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -125,15 +131,25 @@ class Lab:
             ),
             http=http or c.Http(),
         )
+        return await self._start(config, listening)
+
+    async def successor(self, other: Balancer) -> Balancer:
+        """Another worker of the same configuration, that accepts on the same socket."""
+        ((fd,),) = other.configure.listen_fds
+        return await self._start(other.configure.config, socket.socket(fileno=os.dup(fd)))
+
+    async def _start(self, config: c.Config, listening: socket.socket) -> Balancer:
+        port = listening.getsockname()[1]
         control, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         control.setblocking(False)
         channel.setblocking(False)
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
-        worker = Worker(messages.Configure(config, ((listening.detach(),),), writer), channel)
+        configure = messages.Configure(config, ((listening.detach(),),), writer)
+        worker = Worker(configure, channel)
         self._cleanup += [control.close, channel.close, lambda: os.close(reader), lambda: os.close(writer)]
-        self._nursery.start_soon(worker.run)
-        balancer = Balancer(worker, control, port, reader)
+        balancer = Balancer(worker, control, port, reader, configure)
+        self._nursery.start_soon(balancer.run)
         await trio.lowlevel.wait_readable(control)
         assert isinstance(messages.decode(control.recv(messages.MAX_MESSAGE)), messages.Ready)
         return balancer

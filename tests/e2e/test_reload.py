@@ -336,11 +336,18 @@ def test_workers_come_and_go(tmp_path: Path, masters: list[Master]) -> None:
         load.start(load.ask_anew, site.http, 1)
         load.start(load.ask, site.http, 2)
         reload(lb, tmp_path, site.text(workers=3))
-        wait_for(lambda: len(lb.status()["workers"]) == 3)
+        wait_for(lambda: len(lb.events("worker_ready")) == 3)
+        load.start(load.watch, site.http, 30)
+        load.start(load.ask, site.tcp, 30)
+        wait_for(lambda: load.events > 300)
         reload(lb, tmp_path, site.text(workers=1))
-        wait_for(lambda: len(lb.status()["workers"]) == 1)
-        requests = load.requests
-        wait_for(lambda: load.requests > requests + 20)
+        wait_for(lambda: len(lb.status()["workers"]) == 1)  # long before watches end, or a drain is over
+        wait_for(lambda: len(lb.events("taken_over")) == 2)
+        assert sum(line["connections"] for line in lb.events("taken_over")) > 10
+        requests, events = load.requests, load.events
+        wait_for(lambda: load.requests > requests + 100 and load.events > events + 300)
+        watches = lb.status()["listeners"][0]["watches"]
+        assert watches["resumed"] == watches["rebalanced"], "the move itself has cost a watch its backend"
         load.stop()
         assert not load.errors
         assert not lb.events("worker_died")

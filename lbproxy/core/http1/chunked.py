@@ -65,6 +65,14 @@ class ChunkedWalk:
             else:
                 self._size_line(line)
 
+    def state(self) -> tuple[int, bytes, int, int]:
+        """Where it is, for another process that goes on."""
+        return self._left, self._line, self._trailer, self.payload
+
+    def restore(self, state: tuple[int, bytes, int, int]) -> None:
+        """Go on where another one was."""
+        self._left, self._line, self._trailer, self.payload = state
+
     @property
     def in_chunk(self) -> int:
         """Bytes of the current chunk's data that are still to come."""

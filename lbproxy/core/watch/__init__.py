@@ -15,6 +15,7 @@ Pure: bytes in, bytes out. In the order in which they are needed:
 """
 
 from lbproxy.core.watch.body import LAST_CHUNK, WatchBody
+from lbproxy.core.watch.handover import body_from, body_state
 from lbproxy.core.watch.media import open_watch
 from lbproxy.core.watch.progress import Phase
 from lbproxy.core.watch.request import WatchRequest, parse_watch_request
@@ -29,6 +30,8 @@ __all__ = [
     "WatchBody",
     "WatchRequest",
     "WatchStream",
+    "body_from",
+    "body_state",
     "judge_resumption",
     "open_watch",
     "parse_watch_request",

@@ -79,6 +79,7 @@ def _add_verbs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     which = "as in lb.yaml; without the port, if that is clear"
     add("status", "listeners, pools and backends, in a table")
+    top = add("top", "the same, live in a terminal")
     add("connections", "client connections", pool)
     add("reload", "read lb.yaml again")
     drain = add("drain", "give a backend nothing new; what it has may end, until drain_timeout", pool)
@@ -86,6 +87,9 @@ def _add_verbs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     maint = add("maint", "take a backend away: its connections are ended", pool)
     weight = add("weight", "set a backend's weight", pool)
     kick = add("kick", "end connections: of a backend, of a client, of a pool; watches go on elsewhere", pool)
+    top.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="default: %(default)g")
+    top.add_argument("--once", action="store_true", help="print one picture and exit")
+    top.add_argument("--svg", metavar="FILE", help="write one picture to a file and exit")
     for parser in (drain, ready, maint, weight):
         parser.add_argument("backend", metavar="BACKEND", help=which)
     weight.add_argument("weight", type=int, metavar="N", help="1 to 65535")
@@ -94,6 +98,13 @@ def _add_verbs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for parser in (commands.choices["connections"], kick):
         parser.add_argument("backend", nargs="?", default="", metavar="BACKEND", help=which)
         parser.add_argument("--client", default="", metavar="IP[:PORT]", help="where the connection comes from")
+
+
+def _interval(text: str) -> float:
+    number = float(text)
+    if not 0.1 <= number <= 3600:
+        raise argparse.ArgumentTypeError("from 0.1 to 3600 seconds")
+    return number
 
 
 def _ask(args: argparse.Namespace) -> int:

@@ -14,6 +14,10 @@ PACKAGES = {
     "wrk": "wrk",
     "etcd": "etcd-server",
     "systemd-analyze": "systemd",
+    "systemd-socket-activate": "systemd",
+    "tmux": "tmux",
+    "keepalived": "keepalived",
+    "ip": "iproute2",
 }
 
 

@@ -15,10 +15,12 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlencode
 
+from lbproxy.admin.tables import connections_table, status_table
+
 TIMEOUT = 60.0  # seconds for one answer; a reload reads a file in another process
+GLANCE = 3.0  # seconds for one answer that somebody watches
 LOOK = 0.25  # seconds between two looks of --wait
 WAITED = 3  # exit status
-BARS = {"up": "|", "not_ready": "!", "down": "x", "none": "."}  # one check each
 
 
 class CallError(Exception):
@@ -26,21 +28,22 @@ class CallError(Exception):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("lbproxy", timeout=TIMEOUT)
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("lbproxy", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
 class Client:
     """Speaks to the lbproxy that listens on the first of some paths that somebody listens on."""
 
-    def __init__(self, paths: Iterable[str]) -> None:
+    def __init__(self, paths: Iterable[str], timeout: float = TIMEOUT) -> None:
         self._paths = list(paths)
+        self._timeout = timeout
 
     def get(self, target: str) -> Any:
         return self._call("GET", target)
@@ -53,7 +56,7 @@ class Client:
     def _call(self, method: str, target: str, body: str | None = None) -> Any:
         errors = []
         for path in self._paths:
-            connection = _UnixConnection(path)
+            connection = _UnixConnection(path, self._timeout)
             try:
                 connection.request(method, target, body)
                 answer = connection.getresponse()
@@ -76,7 +79,7 @@ class Client:
 
 def run(args: argparse.Namespace, paths: Iterable[str]) -> int:
     """One verb. The exit status."""
-    client = Client(paths)
+    client = Client(paths, GLANCE if args.command == "top" else TIMEOUT)
     try:
         return _VERBS[args.command](client, args)
     except CallError as error:
@@ -141,89 +144,21 @@ def _reload(client: Client, args: argparse.Namespace) -> int:
 
 def _status(client: Client, args: argparse.Namespace) -> int:
     status = client.get("/status")
-    print(json.dumps(status, indent=2) if args.json else table(status), end="" if not args.json else "\n")
+    print(json.dumps(status, indent=2) if args.json else status_table(status), end="" if not args.json else "\n")
     return 0
+
+
+def _top(client: Client, args: argparse.Namespace) -> int:
+    from lbproxy.admin.top.run import run as show  # rich is for this verb only
+
+    return show(client, args)
 
 
 def _connections(client: Client, args: argparse.Namespace) -> int:
     asked = {"backend": args.backend, "pool": args.pool, "client": args.client}
     answer = client.get("/connections?" + urlencode({name: one for name, one in asked.items() if one}))
-    if args.json:
-        print(json.dumps(answer, indent=2))
-        return 0
-    rows = [["client", "listener", "backend", "kind", "age", "bytes"]]
-    for one in answer["connections"]:
-        moved = f"{one['moved']:,}"
-        rows.append(
-            [one["client"], one["listener"], one["backend"] or "-", one["kind"] or "-", _age(one["age"]), moved]
-        )
-    print(_columns(rows, right={4, 5}), end="")
-    if (more := answer["count"] - len(answer["connections"])) > 0:
-        print(f"and {more} more")
+    print(json.dumps(answer, indent=2) if args.json else connections_table(answer), end="" if not args.json else "\n")
     return 0
-
-
-def table(status: dict[str, Any]) -> str:
-    """/status as a text for people and for grep: a line for each listener and each backend."""
-    workers = status["workers"]
-    ready = sum(one["ready"] for one in workers)
-    lines = [f"lbproxy {status['version']}, up {_age(status['uptime_s'])}, {ready} of {len(workers)} workers ready"]
-    if status["draining"]:
-        lines.append("DRAINING: it takes no new connections")
-    if status["config"]["error"]:
-        lines.append(f"the last reload was REFUSED: {status['config']['error']}")
-    rows = [["listener", "bind", "mode", "pool", "active", "accepted", "refused", "requests"]]
-    for one in status["listeners"]:
-        counts = [f"{one[name]:,}" for name in ("active", "accepted", "refused", "requests")]
-        rows.append([one["name"], ",".join(one["bind"]), one["mode"], one["pool"], *counts])
-    parts = ["\n".join(lines) + "\n", _columns(rows, right={4, 5, 6, 7})]
-    for pool in status["pools"]:
-        open_ = ", FAILS OPEN" if pool["fail_open"] else ""
-        rows = [
-            [
-                f"pool {pool['name']}",
-                "state",
-                "health",
-                "since",
-                "weight",
-                "active",
-                "long",
-                "failed",
-                "checks",
-                "reason",
-            ]
-        ]
-        rows += [_backend_row(one) for one in pool["backends"]]
-        title = f"{pool['balance']}, spread {pool['spread']:.0%}{open_}"
-        parts.append(f"{_columns(rows, right={4, 5, 6, 7})}{title}\n")
-    return "\n".join(parts)
-
-
-def _backend_row(one: dict[str, Any]) -> list[str]:
-    state = one["state"] + ("*" if one["set_at_runtime"] else "")
-    strip = "".join(BARS.get(check["verdict"], "?") for check in one["checks"][-10:])
-    numbers = [f"{one[name]:,}" for name in ("weight", "active", "long_streams", "failed")]
-    name = one["address"] + (" (backup)" if one["backup"] else "")
-    return [name, state, one["health"], one["since"][11:19], *numbers, strip, one["reason"]]
-
-
-def _columns(rows: list[list[str]], right: set[int]) -> str:
-    widths = [max(len(row[number]) for row in rows) for number in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines) + "\n"
-
-
-def _age(seconds: float) -> str:
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{seconds:.0f}s"
 
 
 _VERBS = {
@@ -235,4 +170,5 @@ _VERBS = {
     "reload": _reload,
     "status": _status,
     "connections": _connections,
+    "top": _top,
 }

@@ -1,0 +1,1 @@
+"""`lbproxy top`: the balancer, live in a terminal."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = "/etc/lbproxy/lb.yaml"
 
 _DESCRIPTION = "The load balancer for Kubernetes apiservers. Without a command it runs in the foreground."
-_EPILOG = "signals: TERM drains and stops; INT and QUIT stop at once; HUP reloads the configuration."
+_EPILOG = "signals: TERM drains and stops; INT and QUIT stop at once; HUP reloads; USR2 upgrades in place."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,6 +82,7 @@ def _add_verbs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     top = add("top", "the same, live in a terminal")
     add("connections", "client connections", pool)
     add("reload", "read lb.yaml again")
+    add("upgrade", "become the version that is installed now, and keep every connection")
     drain = add("drain", "give a backend nothing new; what it has may end, until drain_timeout", pool)
     ready = add("ready", "give a backend connections again", pool)
     maint = add("maint", "take a backend away: its connections are ended", pool)
@@ -126,6 +127,13 @@ def _ask(args: argparse.Namespace) -> int:
 
 
 def _balance(args: argparse.Namespace) -> int:
+    from lbproxy.control.upgrade import inherited_estate, loaded_from
+
+    estate = inherited_estate()
+    if estate is not None:
+        from lbproxy.control.start import run
+
+        return run(loaded_from(estate), estate)
     path = args.config or DEFAULT_CONFIG
     loaded = _load(path, apart=not (args.dump or args.test))
     if loaded is None:
@@ -138,7 +146,7 @@ def _balance(args: argparse.Namespace) -> int:
     if args.test:
         print(f"{path}: configuration ok", file=sys.stderr)
         return 0
-    from lbproxy.control.app import run
+    from lbproxy.control.start import run
 
     return run(loaded)
 
@@ -146,13 +154,15 @@ def _balance(args: argparse.Namespace) -> int:
 def _load(path: str, *, apart: bool) -> Loaded | None:
     """The configuration, after its warnings; None after the complaints about it. `apart`: by another process."""
     from lbproxy.control.config_problem import ConfigError
+    from lbproxy.control.config_process import load_apart
 
-    if apart:
-        from lbproxy.control.config_process import load_apart as load
-    else:
-        from lbproxy.control.configfile import load
     try:
-        loaded = load(path)
+        if apart:
+            loaded = load_apart(path)
+        else:
+            from lbproxy.control.configfile import load
+
+            loaded = load(path)
     except ConfigError as error:
         print(error, file=sys.stderr)
         count = len(error.problems)

@@ -95,7 +95,7 @@ def test_worker_loads_nothing_heavy() -> None:
 
 def test_the_control_plane_does_without_what_reads_lb_yaml() -> None:
     """config_process.py: that is done by a process that ends."""
-    loaded = _loaded_by("lbproxy.control.app, lbproxy.control.config_process")
+    loaded = _loaded_by("lbproxy.control.start, lbproxy.control.config_process")
     assert not {"pydantic", "yaml", "rich", "lbproxy.control.configfile"} & loaded
 
 

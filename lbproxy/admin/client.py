@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,6 +22,7 @@ TIMEOUT = 60.0  # seconds for one answer; a reload reads a file in another proce
 GLANCE = 3.0  # seconds for one answer that somebody watches
 LOOK = 0.25  # seconds between two looks of --wait
 WAITED = 3  # exit status
+UPGRADE_TIMEOUT = 120.0  # seconds, most of them for connections that cannot move at once
 
 
 class CallError(Exception):
@@ -142,6 +144,24 @@ def _reload(client: Client, args: argparse.Namespace) -> int:
     return 0
 
 
+def _upgrade(client: Client, args: argparse.Namespace) -> int:
+    before = client.get("/status")
+    version = client.post("/upgrade")["version"]
+    deadline = time.monotonic() + UPGRADE_TIMEOUT
+    while True:
+        time.sleep(LOOK)
+        with suppress(CallError):  # it is between two lives
+            status = client.get("/status")
+            done = status["upgraded_from"] and status["started_at"] != before["started_at"]
+            if done and not status["handing_over"]:
+                break
+        if time.monotonic() > deadline:
+            raise CallError(f"not over after {UPGRADE_TIMEOUT:g} s; its log says more")
+    answer = {"from": before["version"], "to": version, "pid": status["pid"]}
+    print(json.dumps(answer) if args.json else f"upgraded from {before['version']} to {version}")
+    return 0
+
+
 def _status(client: Client, args: argparse.Namespace) -> int:
     status = client.get("/status")
     print(json.dumps(status, indent=2) if args.json else status_table(status), end="" if not args.json else "\n")
@@ -168,6 +188,7 @@ _VERBS = {
     "weight": _weight,
     "kick": _kick,
     "reload": _reload,
+    "upgrade": _upgrade,
     "status": _status,
     "connections": _connections,
     "top": _top,

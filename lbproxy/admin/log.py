@@ -26,6 +26,7 @@ class Output:
         self._queue: deque[bytes] = deque()
         self._size = 0
         self._closed = False
+        self._busy = False  # what was taken from the queue is still being written
         self._ready = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="log writer", daemon=True)
 
@@ -42,6 +43,11 @@ class Output:
             self._size += len(lines)
             self._ready.notify()
 
+    def flush(self, seconds: float) -> None:
+        """Wait until everything is written, for at most so long."""
+        with self._ready:
+            self._ready.wait_for(lambda: not (self._queue or self._busy), seconds)
+
     def close(self, seconds: float = 1.0) -> None:
         """Write what is left, for at most so long."""
         with self._ready:
@@ -53,9 +59,12 @@ class Output:
     def _work(self) -> None:
         while True:
             with self._ready:
+                self._busy = False
+                self._ready.notify_all()
                 self._ready.wait_for(lambda: self._queue or self._closed)
                 if not self._queue:
                     return
+                self._busy = True
                 data = b"".join(self._queue)
                 self._queue.clear()
                 self._size = 0

@@ -1,6 +1,7 @@
 """The verbs of the unix socket: POST with JSON in and out. What is asked for here changes something.
 
     POST /reload
+    POST /upgrade
     POST /state    {"backend": "10.0.0.1:6443", "pool": "apiservers", "state": "ready" | "drain" | "maint"}
     POST /weight   {"backend": ..., "pool": ..., "weight": 1..65535}
     POST /kick     {"backend": ..., "pool": ..., "client": "192.0.2.1:40000"}     any of them
@@ -39,11 +40,26 @@ class Reloaded(Protocol):
         """What is different now."""
 
 
+class Upgrading(Protocol):
+    """What came of asking for an upgrade."""
+
+    @property
+    def version(self) -> str:
+        """The version that is installed."""
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot take over, or "": then it does, in a moment."""
+
+
 class Actions(View, Protocol):
     """Implemented by the composition root. `who` stands in the log."""
 
     async def reload(self) -> Reloaded:
         """Read lb.yaml again."""
+
+    async def upgrade(self, who: str) -> Upgrading:
+        """Become the version that is installed."""
 
     async def set_state(self, pool: str, address: str, state: BackendState, who: str) -> None:
         """Set what the operator says of a backend."""
@@ -74,6 +90,11 @@ async def perform(actions: Actions, verb: str, body: bytes, who: str) -> dict[st
             if result.problems:
                 raise VerbError(409, "\n".join(result.problems))
             return {"changes": result.changes, "warnings": result.warnings}
+        case "/upgrade":
+            upgrading = await actions.upgrade(who)
+            if upgrading.problem:
+                raise VerbError(409, upgrading.problem)
+            return {"version": upgrading.version}
         case "/state":
             pool, address = which(actions, asked)
             state = _state(asked.get("state"))
@@ -94,7 +115,7 @@ async def perform(actions: Actions, verb: str, body: bytes, who: str) -> dict[st
                 raise VerbError(400, "say whose connections: a backend, a client or a pool")
             found = await actions.find(Find(wanted.pool, wanted.backend, wanted.client, end=True), who)
             return {"ended": found.count}
-    raise VerbError(404, "no such verb; there are: /reload, /state, /weight, /kick")
+    raise VerbError(404, "no such verb; there are: /reload, /upgrade, /state, /weight, /kick")
 
 
 async def connections(actions: Actions, asked: Mapping[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -20,8 +21,12 @@ async def status(view: View) -> dict[str, Any]:
     stats = await view.counters()
     return {
         "version": __version__,
+        "pid": os.getpid(),
+        "started_at": _stamp(view.started_at),
         "uptime_s": round(time.time() - view.started_at, 1),
         "draining": view.draining,
+        "upgraded_from": view.upgraded_from or None,
+        "handing_over": view.handing_over,
         "config": {
             "path": view.config_path,
             "sha256": view.config_sha256,

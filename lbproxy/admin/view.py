@@ -47,6 +47,11 @@ class View(Protocol):
     loaded_at: float  # seconds since the epoch
     started_at: float
     draining: bool
+    upgraded_from: str  # the version that this process was before, or ""
+
+    @property
+    def handing_over(self) -> int:
+        """Workers of that version that still have connections."""
 
     def pools(self) -> dict[str, list[BackendView]]:
         """The backends of each pool, in the order of the configuration."""

@@ -7,12 +7,11 @@ Everything lives in one nursery. It ends when the workers are gone, by drain or 
 
 from __future__ import annotations
 
-import contextlib
+import os
 import resource
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -26,40 +25,20 @@ from lbproxy.control.config_problem import ConfigError, Loaded
 from lbproxy.control.config_process import load_apart
 from lbproxy.control.listening import ListenError, ListeningSockets
 from lbproxy.control.pool_health import PoolHealth
+from lbproxy.control.predecessor import Bequest
 from lbproxy.control.reload import ReloadResult, differences
-from lbproxy.control.runtime_socket import close_runtime_socket, open_runtime_socket
 from lbproxy.control.runtime_state import RuntimeState
 from lbproxy.control.service_manager import ServiceManager
 from lbproxy.control.supervisor import Supervisor, WorkerStartError
+from lbproxy.control.upgrade import Estate, UpgradeResult, ask_successor, become_successor
 from lbproxy.core import messages
 from lbproxy.core.config import BackendState, Config, Pool
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STATUS_INTERVAL = 1.0  # seconds between two words to the service manager
+ANSWER_TIME = 0.2  # seconds
+FLUSH_TIME = 1.0  # seconds for what is still to be logged
 COMFORTABLE_FDS = 4096  # below that limit a warning is due: two for each connection
-
-
-def run(loaded: Loaded) -> int:
-    """Run the balancer until a signal ends it. The exit status: 0 stopped, 1 could not start."""
-    _raise_fd_limit()
-    try:
-        sockets = ListeningSockets(loaded.config)
-        try:
-            runtime_socket = open_runtime_socket(loaded.config.admin.socket)
-        except ListenError:
-            sockets.close()
-            raise
-    except ListenError as error:
-        print(f"lbproxy: {error}", file=sys.stderr)
-        return 1
-    output = Output()
-    output.start()
-    try:
-        return trio.run(ControlPlane(loaded, sockets, runtime_socket, output).run)
-    finally:
-        sockets.close()
-        close_runtime_socket(*runtime_socket)
-        output.close()
 
 
 class ControlPlane:
@@ -71,18 +50,21 @@ class ControlPlane:
         sockets: ListeningSockets,
         runtime_socket: tuple[socket.socket | None, str],
         output: Output,
+        estate: Estate,
     ) -> None:
-        self.config = loaded.config
+        self._runtime_state = RuntimeState()
+        self._runtime_state.restore(estate.get("runtime_state", []))
+        self.config = self._runtime_state.apply(loaded.config)
         self.config_path = loaded.path
         self.config_sha256 = loaded.sha256
         self.started_at = self.loaded_at = time.time()
+        self.upgraded_from: str = estate.get("version", "")
         self.draining = False
         self._sockets = sockets
         self._output = output
         self._log = EventLog(output, loaded.config.log.level)
-        self._health = {pool.name: self._pool_health(pool) for pool in loaded.config.pools}
+        self._health = {pool.name: self._pool_health(pool) for pool in self.config.pools}
         self._loaded = loaded.config  # as lb.yaml has it
-        self._runtime_state = RuntimeState()
         self._runtime_socket = runtime_socket
         self._service = ServiceManager()
         self._nursery: trio.Nursery | None = None
@@ -90,17 +72,21 @@ class ControlPlane:
         self.config_error: str | None = None
         self._admin_scope = trio.CancelScope()
         self._supervisor = Supervisor(
-            loaded.config,
+            self.config,
             sockets.of,
             log=self._log,
             output=output,
             current_health=self._known_health,
             on_backend_failed=lambda message: self._health[message.pool].on_backend_failed(message),
+            predecessors=[Bequest(*one) for one in estate.get("workers", [])],
         )
+        for name, state in estate.get("health", {}).items():
+            self._health[name].restore(state)
 
     async def run(self) -> int:
         """Run until stopped; the exit status."""
         with trio.open_signal_receiver(*SIGNALS) as received:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a predecessor has held them back
             started = True
             try:
                 async with trio.open_nursery() as nursery:
@@ -220,6 +206,68 @@ class ControlPlane:
         else:
             self._admin_scope.cancel()
 
+    # -- upgrade ---------------------------------------------------------------------------------------------------
+
+    @property
+    def handing_over(self) -> int:
+        """Workers of the version before this one that still have connections."""
+        return len(self._supervisor.predecessors)
+
+    async def upgrade(self, who: str) -> UpgradeResult:
+        """Become the installed version; the answer comes before that. Nothing changes if there is a problem."""
+        async with self._reloading:
+            result = await self._ask_successor()
+            if result.problem:
+                self._log.error("upgrade_failed", f"upgrade refused, asked for by {who}: {result.problem}")
+            elif self._nursery is not None:
+                self._log.info("upgrade", f"upgrading from {__version__} to {result.version}, asked for by {who}")
+                self._nursery.start_soon(self._become_successor)
+            return result
+
+    async def _ask_successor(self) -> UpgradeResult:
+        if self.draining:
+            return UpgradeResult("", "lbproxy is shutting down")
+        if self.handing_over:
+            return UpgradeResult("", f"{self.handing_over} workers of {self.upgraded_from} still hand over")
+        return UpgradeResult(*await trio.to_thread.run_sync(ask_successor, self._text()))
+
+    def _text(self) -> str:
+        from lbproxy.control.config_spelling import effective  # yaml: megabytes that nothing else needs
+
+        return effective(self._loaded)
+
+    async def _become_successor(self) -> None:
+        await trio.sleep(ANSWER_TIME)  # who asked for it is to have the answer
+        if self.draining:
+            return
+        workers = self._supervisor.bequeath()
+        runtime, path = self._runtime_socket
+        listening = {address: sock.fileno() for address, sock in self._sockets.all().items()}
+        fds = [*listening.values(), *(fd for worker in workers for fd in worker.fds)]
+        if runtime is not None:
+            fds.append(runtime.fileno())
+        estate: Estate = {
+            "version": __version__,
+            "config": self._text(),
+            "config_path": self.config_path,
+            "config_sha256": self.config_sha256,
+            "runtime_state": self._runtime_state.state(),
+            "runtime_socket": (None if runtime is None else runtime.fileno(), path),
+            "health": {name: health.state() for name, health in self._health.items()},
+            "listening": listening,
+            "workers": [(worker.pid, *worker.fds) for worker in workers],
+            "fds": fds,
+        }
+        self._service.reloading()
+        self._output.flush(FLUSH_TIME)
+        try:
+            become_successor(estate, fds, {**os.environ, **self._service.environment})
+        except OSError as error:
+            self._log.error("upgrade_failed", f"the installed version could not be executed: {error}")
+            self._service.ready()
+            for worker in workers:
+                os.close(worker.taker)
+
     # -- what operators do at run time (admin.runtime.Actions) ---------------------------------------------------------
 
     def is_set_at_runtime(self, pool: str, address: str) -> bool:
@@ -289,6 +337,8 @@ class ControlPlane:
                     scope.cancel()
                 elif number == signal.SIGHUP:
                     nursery.start_soon(self.reload)
+                elif number == signal.SIGUSR2:
+                    nursery.start_soon(self.upgrade, name)
                 else:
                     self._log.warning("signal", f"{name} is not acted upon by this version; nothing has changed")
 
@@ -304,6 +354,9 @@ class ControlPlane:
 
     def _say_ready(self) -> None:
         self._service.ready()
+        if self.upgraded_from:
+            text = f"lbproxy {__version__} goes on as lbproxy {self.upgraded_from} did"
+            self._log.info("upgraded", text, version=__version__, was=self.upgraded_from, workers=self.handing_over)
         addresses = [address.text for listener in self.config.listeners for address in listener.bind]
         self._log.info(
             "ready",
@@ -318,13 +371,6 @@ class ControlPlane:
             self._log.warning(
                 "few_fds", f"only {soft} file descriptors are allowed, two for each connection: raise ulimit -n"
             )
-
-
-def _raise_fd_limit() -> None:
-    """As many descriptors as the administrator allows; workers inherit it."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # a limit above fs.nr_open may be had, but not set
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -74,6 +74,12 @@ class Checker:
         if self._probe is not None:
             self._machine = HealthMachine(self._check, other.health)
 
+    def recall(self, health: Health, reason: str, since: float) -> None:
+        """Begin with what a predecessor has found out."""
+        if self._probe is not None:
+            self.reason, self.since = reason, since
+            self._machine = HealthMachine(self._check, health)
+
     @property
     def health(self) -> Health:
         return self._machine.health

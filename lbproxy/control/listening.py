@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Mapping
 
 from lbproxy.core.config import Address, Config, Listener
 
@@ -76,8 +77,9 @@ def close_listening(sockets: list[socket.socket]) -> None:
 class ListeningSockets:
     """All listening sockets of the process, by address. Raises ListenError, and then none is left open."""
 
-    def __init__(self, config: Config) -> None:
-        self._open: dict[str, socket.socket] = {}
+    def __init__(self, config: Config, inherited: Mapping[str, socket.socket] | None = None) -> None:
+        """`inherited` sockets listen already."""
+        self._open = dict(inherited or {})
         self._opened: list[str] = []  # by the last prepare()
         self.prepare(config)
         self._config = config
@@ -124,6 +126,10 @@ class ListeningSockets:
         """The admin endpoint's."""
         bind = self._config.admin.bind
         return None if bind is None else self._open.get(bind.text)
+
+    def all(self) -> dict[str, socket.socket]:
+        """By address."""
+        return dict(self._open)
 
     def close_listeners(self) -> None:
         """Take no more connections; the admin endpoint goes on."""

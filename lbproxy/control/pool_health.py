@@ -103,6 +103,18 @@ class PoolHealth:
         if self.fail_open:
             yield messages.SetFailOpen(self.pool.name, True)
 
+    def state(self) -> list[tuple[str, str, str, float]]:
+        """For a successor: address, health, reason, since when."""
+        return [(one.backend.address.text, one.health.value, one.reason, one.since) for one in self.checkers]
+
+    def restore(self, state: list[tuple[str, str, str, float]]) -> None:
+        """What a predecessor knew."""
+        checkers = {checker.backend.address.text: checker for checker in self.checkers}
+        for address, health, reason, since in state:
+            if address in checkers and health != Health.UNKNOWN.value:
+                checkers[address].recall(Health(health), reason, since)
+        self._look_at_all()
+
     def on_backend_failed(self, message: messages.BackendFailed) -> None:
         """Live traffic has seen a backend fail: check it now instead of at the next interval."""
         checker = self.checkers[message.backend]

@@ -33,6 +33,11 @@ def open_runtime_socket(path: str | None) -> tuple[socket.socket | None, str]:
     return None, "; ".join(reasons)
 
 
+def inherited_runtime_socket(fd: int | None, path: str) -> tuple[socket.socket | None, str]:
+    """A predecessor's, as open_runtime_socket gave it."""
+    return None if fd is None else socket.socket(fileno=fd), path
+
+
 def close_runtime_socket(sock: socket.socket | None, path: str) -> None:
     """Close it, and remove its file."""
     if sock is not None:

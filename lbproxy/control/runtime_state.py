@@ -20,6 +20,21 @@ class RuntimeState:
     def set_weight(self, pool: str, address: str, weight: int) -> None:
         self._weights[pool, address] = weight
 
+    def state(self) -> list[tuple[str, str, str | None, int | None]]:
+        """For a successor: pool, address, state, weight."""
+        keys = sorted({*self._states, *self._weights})
+        return [
+            (*key, self._states[key].value if key in self._states else None, self._weights.get(key)) for key in keys
+        ]
+
+    def restore(self, state: list[tuple[str, str, str | None, int | None]]) -> None:
+        """What a predecessor knew."""
+        for pool, address, word, weight in state:
+            if word is not None:
+                self.set_state(pool, address, BackendState(word))
+            if weight is not None:
+                self.set_weight(pool, address, weight)
+
     def is_set(self, pool: str, address: str) -> bool:
         """Whether anything of that backend is not what lb.yaml says."""
         return (pool, address) in self._states or (pool, address) in self._weights

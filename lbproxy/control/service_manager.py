@@ -11,6 +11,8 @@ import socket
 import time
 from collections.abc import MutableMapping
 
+_OURS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+
 
 class ServiceManager:
     """Who has started this process, if it listens. `watchdog` is how long it waits for a sign of life, or 0."""
@@ -18,6 +20,7 @@ class ServiceManager:
     def __init__(self, environ: MutableMapping[str, str] | None = None) -> None:
         """Takes its variables out of the environment: they are not for workers."""
         environ = os.environ if environ is None else environ
+        self.environment = {name: environ[name] for name in _OURS if name in environ}  # for a successor
         self._path = environ.pop("NOTIFY_SOCKET", "")
         ours = environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         microseconds = environ.pop("WATCHDOG_USEC", "")

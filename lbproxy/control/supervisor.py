@@ -17,6 +17,8 @@ import trio
 from lbproxy.admin import totals
 from lbproxy.admin.log import EventLog, LinePump, Output
 from lbproxy.control.board_file import BoardFile
+from lbproxy.control.predecessor import Bequest, Predecessor, bequeath
+from lbproxy.control.worker_log import LOG_PIPE, pump_log, read_log
 from lbproxy.control.worker_process import Socket, Worker
 from lbproxy.core import messages
 from lbproxy.core.config import Address, Config, Listener
@@ -29,8 +31,6 @@ FIND_PATIENCE = 2.0  # seconds
 TAKE_ON_PATIENCE = 5.0  # seconds
 HUNG = 10.0  # seconds without an answer after which a worker is killed, as HAProxy's watchdog does with a thread
 START_PATIENCE = 30.0  # seconds a worker has to accept, before it is killed
-LOG_PAUSE = 0.01  # seconds between two reads of a worker's access log
-LOG_PIPE = 1 << 20  # bytes that it can write meanwhile; what an unprivileged process may ask for
 STOP_GRACE = 2.0  # seconds a worker has to exit after its drain is over, before it is killed
 
 
@@ -59,6 +59,7 @@ class Supervisor:
         output: Output,
         current_health: Callable[[], Iterable[messages.SetHealth | messages.SetFailOpen]],
         on_backend_failed: Callable[[messages.BackendFailed], None],
+        predecessors: Iterable[Bequest] = (),
     ) -> None:
         self.workers: list[Worker] = []
         self.restarts = 0
@@ -72,6 +73,7 @@ class Supervisor:
         self._board = BoardFile(config) if config.workers > 1 else None
         self._generation = 0
         self._finding = trio.Lock()
+        self.predecessors = [Predecessor(one) for one in predecessors]
         self._places: set[int] = set()  # of the workers that are kept running
         self._draining = False
         self._all_gone = trio.Event()
@@ -85,6 +87,8 @@ class Supervisor:
                 for number in range(self._config.workers):
                     starting.start_soon(nursery.start, self._keep, number)
             task_status.started()
+            for index, predecessor in enumerate(self.predecessors):
+                nursery.start_soon(self._succeed, predecessor, self.workers[index % len(self.workers)])
             nursery.start_soon(self._look_at_counters)
             await self._all_gone.wait()
             nursery.cancel_scope.cancel()
@@ -149,6 +153,17 @@ class Supervisor:
                     await worker.ask().wait()
                     await trio.sleep(0.01)  # the answer was to an earlier question, or its channel is full
 
+    def bequeath(self) -> list[Bequest]:
+        """Have all workers wait for successors; what those need."""
+        bequests = (bequeath(worker, self._config.shutdown.drain) for worker in self.workers)
+        return [one for one in bequests if one is not None]
+
+    async def _succeed(self, predecessor: Predecessor, worker: Worker) -> None:
+        if not predecessor.hand_over_to(worker):
+            predecessor.let_go()
+        await predecessor.attend(self._output)
+        self.predecessors.remove(predecessor)
+
     def broadcast(self, message: messages.ToWorker) -> None:
         """Tell every worker."""
         for worker in self.workers:
@@ -185,12 +200,18 @@ class Supervisor:
         """Let connections end for so long, and return when all workers are gone. A second call may shorten it."""
         self._draining = True
         self.broadcast(messages.Drain(seconds))
+        for predecessor in self.predecessors:
+            predecessor.let_go()
         with trio.move_on_after(seconds + STOP_GRACE):
             while self.workers:
                 await self.workers[0].process.wait()
                 await trio.lowlevel.checkpoint()
+            while self.predecessors:
+                await trio.sleep(0.05)
         for worker in self.workers:
             worker.process.kill()
+        for predecessor in self.predecessors:
+            predecessor.kill()
         self._all_gone.set()
 
     async def _keep(self, number: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -280,14 +301,14 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, worker, task_status)
                 nursery.start_soon(_expect_ready, worker)
-                nursery.start_soon(_pump_log, worker.log_fd, pump)
+                nursery.start_soon(pump_log, worker.log_fd, pump)
                 await worker.process.wait()
                 nursery.cancel_scope.cancel()
         finally:
             if worker.process.returncode is None:
                 worker.process.kill()
             else:
-                while _read_log(worker.log_fd, pump):  # its last lines; the pipe holds no more than its size
+                while read_log(worker.log_fd, pump):  # its last lines; the pipe holds no more than its size
                     pass
             self.workers.remove(worker)
             totals.add(self._retired, worker.stats, gauges=False)
@@ -355,25 +376,6 @@ async def _expect_ready(worker: Worker) -> None:
         await worker.ready.wait()
         return
     worker.process.kill()
-
-
-async def _pump_log(fd: int, pump: LinePump) -> None:
-    while True:
-        await trio.lowlevel.wait_readable(fd)
-        if not _read_log(fd, pump):
-            return
-        # A busy worker writes thousands of times a second: to be woken for each costs more than the lines do.
-        await trio.sleep(LOG_PAUSE)
-
-
-def _read_log(fd: int, pump: LinePump) -> bool:
-    """Pass on what a worker has written; whether there may be more."""
-    try:
-        data = os.read(fd, LOG_PIPE)
-    except BlockingIOError:
-        return False
-    pump.feed(data)
-    return bool(data)
 
 
 def _ending(process: trio.Process) -> str:

@@ -81,6 +81,10 @@ class Worker:
         return asked
 
     @property
+    def channel_fd(self) -> int:
+        return self._channel.fileno()
+
+    @property
     def silent_for(self) -> float:
         """Seconds since a question that is still open was asked."""
         return max(trio.current_time() - self._asked_at, 0.0)

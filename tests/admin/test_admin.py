@@ -47,6 +47,8 @@ class Fixed:
         self.config_error: str | None = None
         self.loaded_at = self.started_at = time.time()
         self.draining = False
+        self.upgraded_from = ""
+        self.handing_over = 0
         self.ready = True
         self.stats = totals.empty(self.config)
         self.healths = {"masters": [Health.UP, Health.DOWN], "doors": [Health.UNKNOWN]}

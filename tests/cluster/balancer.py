@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -87,6 +88,20 @@ class Balancer:
         except subprocess.TimeoutExpired:  # it drains the connections that clients still hold
             self.process.kill()
             self.process.wait()
+
+    def upgrade(self) -> None:
+        """Become another process image, and wait until the workers before it have handed everything over."""
+        before = self.workers()
+        self.process.send_signal(signal.SIGUSR2)
+
+        def settled() -> bool:
+            try:
+                status = self.status()
+            except OSError:  # in between
+                return False
+            return not status["handing_over"] and not {one["pid"] for one in status["workers"]} & set(before)
+
+        until(settled, "the upgrade is over", 60)
 
     # -- what it says --------------------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ async def everybody_at_work(cluster: ControlPlane, leaders: Leaders, name: str) 
         work.check()
         assert watcher.seen == work.journal
         # Through the http door a watch outlives its master, and nothing else; through the tcp door it ends with it.
-        outlives = name != "worker" and work.kubectl.namespace == f"{name}-http"
+        outlives = name == "upgrade" or (name != "worker" and work.kubectl.namespace == f"{name}-http")
         assert (watcher.streams == 1) is outlives, f"{watcher.streams} watches"
         print(f"{work.kubectl.namespace}: {work.calls} calls, {len(watcher.seen)} events in {watcher.streams} watches")
     assert leaders.terms() == terms, "a lease was lost"
@@ -120,3 +120,13 @@ async def test_a_worker_is_killed(cluster: ControlPlane, balancer: Balancer, lea
         await progress(works, 6)
         await in_thread(leaders.wait_renewed, leases)
         assert worker not in balancer.workers()
+
+
+async def test_upgrades(cluster: ControlPlane, balancer: Balancer, leaders: Leaders) -> None:
+    """Three, with everybody at work: no call fails, and each watch, over HTTP/2 in tcp mode too, is still its first."""
+    async with everybody_at_work(cluster, leaders, "upgrade") as works:
+        for _ in range(3):
+            leases = leaders.leases()
+            await in_thread(balancer.upgrade)
+            await progress(works, 4)
+            await in_thread(leaders.wait_renewed, leases)

@@ -95,15 +95,18 @@ def admin_section(directory: Path, port: int) -> str:
 
 
 @contextmanager
-def lbproxy(directory: Path, config: str) -> Iterator[Lbproxy]:
-    """Run lbproxy with a configuration; `admin:` is added to it. Checks that it met no bug."""
+def lbproxy(directory: Path, config: str, package: Path | None = None) -> Iterator[Lbproxy]:
+    """Run lbproxy with a configuration; `admin:` is added to it. Checks that it met no bug.
+
+    `package` is where to run it from, for a copy of it.
+    """
     admin = free_port()
     file = directory / "lb.yaml"
     file.write_text(f"{config}\n{admin_section(directory, admin)}")
     log = directory / "lbproxy.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lbproxy", "-c", str(file)], stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "lbproxy", "-c", str(file)], stdout=output, stderr=subprocess.STDOUT, cwd=package
         )
     running = Lbproxy(process, log, admin)
     try:

@@ -120,6 +120,42 @@ async def test_kubectl_through_the_balancer(tmp_path: Path, websockets: str) -> 
         nursery.cancel_scope.cancel()
 
 
+async def test_kubectl_notices_neither_a_reload_nor_an_upgrade(tmp_path: Path) -> None:
+    """A watch, an exec session and a forwarded port go on in the connections that they have."""
+    async with demo("--every", "0.2") as running, trio.open_nursery() as nursery:
+        await running.wait_for("Ctrl-C stops everything")
+        kubectl = Kubectl(f"http://127.0.0.1:{running.address[1]}", tmp_path)
+        watch = await nursery.start(kubectl.run, "get", "-n", "kube-system", "configmap", "heartbeat", "-w")
+        forward = await nursery.start(kubectl.run, "port-forward", "pod/web-1", "--address", "127.0.0.1", ":80")
+        with trio.fail_after(30):
+            said = bytes(await forward.stdout.receive_some()).decode()
+            stream = await trio.open_tcp_stream("127.0.0.1", int(said.partition(" -> ")[0].rpartition(":")[2]))
+            async with stream:
+                for change in ("none", signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR2):
+                    await stream.send_all(b"there")
+                    assert await stream.receive_some() == b"there"
+                    seen = b""
+                    while seen.count(b"heartbeat") < 3:
+                        seen += await watch.stdout.receive_some()
+                    if isinstance(change, signal.Signals):
+                        await _signal_balancer(running, change)
+        assert watch.returncode is forward.returncode is None
+        nursery.cancel_scope.cancel()
+
+
+async def _signal_balancer(running: Demo, number: signal.Signals) -> None:
+    """Send a signal, and for an upgrade wait until the old workers are gone."""
+    (pid,) = (pid for pid in descendants(running.child.pid) if _is_balancer(pid))
+    workers = descendants(pid) - {pid}
+    os.kill(pid, number)
+    while number is signal.SIGUSR2 and workers & descendants(pid):
+        await trio.sleep(0.05)
+
+
+def _is_balancer(pid: int) -> bool:
+    return b"-c" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
 async def test_ctrl_c_leaves_no_process_and_no_file() -> None:
     async with demo() as running:
         await running.wait_for("Ctrl-C stops everything")

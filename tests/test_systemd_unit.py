@@ -21,6 +21,16 @@ def test_the_unit_is_understood(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_socket_unit_is_understood(tmp_path: Path) -> None:
+    (tmp_path / "lbproxy.service").write_text(UNIT.read_text().replace("/usr/local/bin/lbproxy", sys.executable))
+    unit = tmp_path / "lbproxy.socket"
+    unit.write_text(UNIT.with_suffix(".socket").read_text())
+    done = subprocess.run(
+        [require("systemd-analyze"), "verify", str(unit)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_unit_is_confined() -> None:
     """systemd's own measure: 10 is not at all."""
     done = subprocess.run(

@@ -255,6 +255,7 @@ class ControlPlane:
             "runtime_socket": (None if runtime is None else runtime.fileno(), path),
             "health": {name: health.state() for name, health in self._health.items()},
             "listening": listening,
+            "handed_over": self._sockets.handed_over,
             "workers": [(worker.pid, *worker.fds) for worker in workers],
             "fds": fds,
         }
@@ -360,12 +361,19 @@ class ControlPlane:
         addresses = [address.text for listener in self.config.listeners for address in listener.bind]
         self._log.info(
             "ready",
-            f"lbproxy {__version__} listens on {', '.join(addresses)}",
+            f"lbproxy {__version__} listens on {', '.join(addresses)}" + self._from_the_service_manager(),
             config=self.config_path,
             sha256=self.config_sha256,
             workers=self.config.workers,
             admin=self.config.admin.bind.text if self.config.admin.bind is not None else None,
         )
+        self._warn_of_few_fds()
+
+    def _from_the_service_manager(self) -> str:
+        names = [f"{address} ({name})" for address, name in self._sockets.handed_over.items()]
+        return f"; handed over by the service manager: {', '.join(names)}" if names else ""
+
+    def _warn_of_few_fds(self) -> None:
         soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < COMFORTABLE_FDS:
             self._log.warning(

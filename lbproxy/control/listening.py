@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lbproxy.core.config import Address, Config, Listener
 
@@ -77,12 +77,18 @@ def close_listening(sockets: list[socket.socket]) -> None:
 class ListeningSockets:
     """All listening sockets of the process, by address. Raises ListenError, and then none is left open."""
 
-    def __init__(self, config: Config, inherited: Mapping[str, socket.socket] | None = None) -> None:
-        """`inherited` sockets listen already."""
+    def __init__(
+        self,
+        config: Config,
+        inherited: Mapping[str, socket.socket] | None = None,
+        handed_over: Mapping[str, str] | None = None,
+    ) -> None:
+        """`inherited` sockets listen already. Those `handed_over` by a service manager, with names, stay its own."""
         self._open = dict(inherited or {})
         self._opened: list[str] = []  # by the last prepare()
+        self.handed_over = dict(handed_over or {})
         self.prepare(config)
-        self._config = config
+        self.commit(config)
 
     def prepare(self, config: Config) -> None:
         """Open what a configuration needs and is not open yet. Raises ListenError, and then nothing has changed."""
@@ -99,7 +105,7 @@ class ListeningSockets:
 
     def give_up(self) -> None:
         """Close what the last prepare() has opened."""
-        close_listening([self._open.pop(text) for text in self._opened])
+        self._close(self._opened)
 
     def commit(self, config: Config) -> None:
         """A configuration has been prepared, and is in force."""
@@ -115,7 +121,7 @@ class ListeningSockets:
         wanted = {address.text for listener in config.listeners for address in listener.bind}
         if config.admin.bind is not None:
             wanted.add(config.admin.bind.text)
-        close_listening([self._open.pop(text) for text in list(self._open) if text not in wanted])
+        self._close([text for text in self._open if text not in wanted])
 
     def of(self, listener: Listener) -> list[socket.socket]:
         """A listener's, in the order of its addresses; none once they are closed."""
@@ -135,16 +141,27 @@ class ListeningSockets:
         """Take no more connections; the admin endpoint goes on."""
         admin = self._config.admin.bind
         kept = None if admin is None else admin.text
-        close_listening([self._open.pop(text) for text in list(self._open) if text != kept])
+        self._close([text for text in self._open if text != kept])
 
     def close(self) -> None:
-        close_listening(list(self._open.values()))
-        self._open.clear()
+        self._close(list(self._open))
+
+    def _close(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            if self.handed_over.pop(text, None) is not None:
+                self._open.pop(text).close()  # and its file stays
+        close_listening([self._open.pop(text) for text in texts if text in self._open])
 
     def _prepare(self, address: Address, backlog: int, *, freebind: bool = False) -> None:
         if address.text not in self._open:
             self._open[address.text] = open_address(address, backlog, freebind=freebind)
             self._opened.append(address.text)
+
+
+def addresses(config: Config) -> list[Address]:
+    """All that a configuration listens on, the runtime socket excepted."""
+    found = [address for listener in config.listeners for address in listener.bind]
+    return found if config.admin.bind is None else [*found, config.admin.bind]
 
 
 def remove_stale(path: str) -> None:

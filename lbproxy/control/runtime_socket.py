@@ -6,19 +6,23 @@ import contextlib
 import os
 import socket
 
+from lbproxy.control.activation import GivenSockets
 from lbproxy.control.listening import ListenError, remove_stale
 from lbproxy.core.config import DEFAULT_SOCKET
 
 BACKLOG = 16
 
 
-def open_runtime_socket(path: str | None) -> tuple[socket.socket | None, str]:
+def open_runtime_socket(path: str | None, given: GivenSockets | None = None) -> tuple[socket.socket | None, str]:
     """The listening socket, and a text: where it is; or why there is none, which matters only for the default path.
 
-    Raises ListenError if a path that the operator has chosen cannot be had.
+    Raises ListenError if a path that the operator has chosen cannot be had, and ActivationError.
     """
     if path is None:
         return None, ""
+    for one in paths_of(path):
+        if given is not None and (sock := given.take_path(one)) is not None:
+            return sock, one
     if path != DEFAULT_SOCKET:
         try:
             return _open(path), path
@@ -38,12 +42,18 @@ def inherited_runtime_socket(fd: int | None, path: str) -> tuple[socket.socket |
     return None if fd is None else socket.socket(fileno=fd), path
 
 
-def close_runtime_socket(sock: socket.socket | None, path: str) -> None:
-    """Close it, and remove its file."""
+def close_runtime_socket(sock: socket.socket | None, path: str, *, ours: bool = True) -> None:
+    """Close it, and remove its file if that is ours."""
     if sock is not None:
         sock.close()
+    if sock is not None and ours:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def paths_of(path: str | None) -> list[str]:
+    """Where it may be, if lb.yaml says this."""
+    return [] if path is None else default_paths() if path == DEFAULT_SOCKET else [path]
 
 
 def default_paths() -> list[str]:

@@ -12,6 +12,7 @@ PACKAGES = {
     "haproxy": "haproxy",
     "kubectl": "kubernetes-client",
     "wrk": "wrk",
+    "chromium": "chromium",
     "etcd": "etcd-server",
     "systemd-analyze": "systemd",
     "systemd-socket-activate": "systemd",

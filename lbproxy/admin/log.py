@@ -13,6 +13,8 @@ import threading
 from collections import deque
 from datetime import UTC, datetime
 
+from lbproxy.admin.events import RecentEvents
+
 LEVELS = ("debug", "info", "warning", "error")
 HELD = 4 << 20  # bytes kept for a slow reader
 
@@ -86,6 +88,7 @@ class EventLog:
     """The control plane's own events. `level` is the least that is written."""
 
     def __init__(self, output: Output, level: str = "info") -> None:
+        self.recent = RecentEvents()
         self._output = output
         self._least = LEVELS.index(level)
 
@@ -106,9 +109,10 @@ class EventLog:
         self._write(3, event, message, fields)
 
     def _write(self, level: int, event: str, message: str, fields: dict[str, object]) -> None:
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self.recent.note(stamp, LEVELS[level], event, message)
         if level < self._least:
             return
-        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = {"ts": stamp, "level": LEVELS[level], "event": event, "msg": message, **fields}
         self._output.write(json.dumps(line, default=str).encode() + b"\n")
 

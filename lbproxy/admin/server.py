@@ -17,7 +17,9 @@ from urllib.parse import parse_qsl, urlsplit
 import h11
 import trio
 
+from lbproxy.admin import dashboard
 from lbproxy.admin.metrics import CONTENT_TYPE, metrics
+from lbproxy.admin.overview import overview
 from lbproxy.admin.runtime import Actions, VerbError, connections, perform
 from lbproxy.admin.status import status
 from lbproxy.admin.view import View
@@ -30,11 +32,13 @@ MAX_DIGITS = 9  # of a number in a query
 log = logging.getLogger(__name__)
 
 _INDEX = """lbproxy
+/                           the dashboard, for browsers
 /livez                      200 while the balancer works; what keepalived should ask
 /readyz                     200 while it takes connections, 503 while it drains
 /healthz/backends?min=N     200 while every pool (or ?pool=NAME) has N eligible backends
 /metrics                    Prometheus
 /status                     JSON
+/overview?after=N&event=M   JSON: the same, and what has happened after sample N and event M
 """
 
 
@@ -45,6 +49,7 @@ class Answer:
     status: int
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class AdminServer:
@@ -56,14 +61,15 @@ class AdminServer:
         self._actions = actions
         self._places = trio.CapacityLimiter(MAX_CONNECTIONS)
         self._routes: dict[str, Callable[[dict[str, str]], Awaitable[Answer]]] = {
-            "/": self._index,
             "/livez": self._livez,
             "/readyz": self._readyz,
             "/healthz/backends": self._backends,
             "/metrics": self._metrics,
             "/status": self._status,
+            "/overview": self._overview,
             "/connections": self._connections,
         }
+        self._files = dashboard.files()
 
     async def serve(self, listener: trio.SocketListener) -> None:
         """Serve until cancelled."""
@@ -117,6 +123,9 @@ class AdminServer:
             url = urlsplit(request.target.decode("ascii"))
         except ValueError:
             return Answer(400, b"the target is not a URL\n")
+        if url.path in self._files:
+            content_type, body = self._files[url.path]
+            return Answer(200, body, content_type, dashboard.HEADERS)
         route = self._routes.get(url.path)
         if route is None:
             return Answer(404, b"no such page\n" + _INDEX.encode())
@@ -136,9 +145,6 @@ class AdminServer:
         except VerbError as error:
             return _json(error.status, {"error": str(error)})
 
-    async def _index(self, _query: dict[str, str]) -> Answer:
-        return Answer(200, _INDEX.encode())
-
     async def _livez(self, _query: dict[str, str]) -> Answer:
         """That this answers shows that the control plane runs; a worker must accept, too."""
         if any(worker.ready for worker in self._view.workers()):
@@ -152,7 +158,7 @@ class AdminServer:
 
     async def _backends(self, query: dict[str, str]) -> Answer:
         least = query.get("min", "1")
-        if not least.isdecimal() or len(least) > MAX_DIGITS:
+        if not _is_number(least):
             return Answer(400, b"min must be a number\n")
         pools = self._view.pools()
         if "pool" in query:
@@ -172,6 +178,16 @@ class AdminServer:
 
     async def _status(self, _query: dict[str, str]) -> Answer:
         return _json(200, await status(self._view))
+
+    async def _overview(self, query: dict[str, str]) -> Answer:
+        after, event = query.get("after", "0"), query.get("event", "0")
+        if not (_is_number(after) and _is_number(event)):
+            return Answer(400, b"after and event must be numbers\n")
+        return Answer(200, json.dumps(overview(self._view, int(after), int(event))).encode(), "application/json")
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= MAX_DIGITS
 
 
 def _json(code: int, content: object) -> Answer:
@@ -208,6 +224,7 @@ async def _send(connection: h11.Connection, stream: trio.SocketStream, answer: A
         ("Content-Length", str(len(answer.body))),
         ("Cache-Control", "no-store"),
         ("X-Content-Type-Options", "nosniff"),
+        *answer.headers,
     ]
     if answer.status == 405:
         headers.append(("Allow", "GET, HEAD"))

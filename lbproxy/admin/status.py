@@ -9,7 +9,7 @@ from typing import Any
 
 from lbproxy import __version__
 from lbproxy.admin.view import BackendView, View
-from lbproxy.core.messages import AGES, BackendStats, StreamStats
+from lbproxy.core.messages import AGES, BackendStats, Stats, StreamStats
 from lbproxy.core.rebalancing import spread
 
 # Long streams younger than a minute, than ten, than an hour, and the others.
@@ -18,11 +18,15 @@ AGE_NAMES = [*(f"under_{bound / 60:g}m" for bound in AGES), "older"]
 
 async def status(view: View) -> dict[str, Any]:
     """Everything an operator or a script may want to know at one look."""
-    stats = await view.counters()
+    return status_of(view, await view.counters())
+
+
+def status_of(view: View, stats: Stats) -> dict[str, Any]:
+    """The same with counters at hand, in the shape of the view's configuration."""
     return {
         "version": __version__,
         "pid": os.getpid(),
-        "started_at": _stamp(view.started_at),
+        "started_at": stamp(view.started_at),
         "uptime_s": round(time.time() - view.started_at, 1),
         "draining": view.draining,
         "upgraded_from": view.upgraded_from or None,
@@ -30,7 +34,7 @@ async def status(view: View) -> dict[str, Any]:
         "config": {
             "path": view.config_path,
             "sha256": view.config_sha256,
-            "loaded_at": _stamp(view.loaded_at),
+            "loaded_at": stamp(view.loaded_at),
             "error": view.config_error,
         },
         "workers": [
@@ -107,7 +111,7 @@ def _backend(
         "backup": backend.config.backup,
         "health": backend.health.value,
         "reason": backend.reason,
-        "since": _stamp(backend.since),
+        "since": stamp(backend.since),
         "state": backend.config.state.value,
         "set_at_runtime": set_at_runtime,
         "eligible": backend.eligible,
@@ -129,7 +133,7 @@ def _backend(
         "check": None
         if last is None
         else {
-            "at": _stamp(last.at),
+            "at": stamp(last.at),
             "ok": last.ok,
             "status": last.status,
             "latency_ms": round(last.times.total * 1000, 1),
@@ -137,7 +141,7 @@ def _backend(
         },
         "checks": [
             {
-                "at": _stamp(check.at),
+                "at": stamp(check.at),
                 "verdict": check.verdict.value,
                 "status": check.status,
                 "latency_ms": round(check.times.total * 1000, 1),
@@ -147,5 +151,6 @@ def _backend(
     }
 
 
-def _stamp(when: float) -> str:
+def stamp(when: float) -> str:
+    """Seconds since the epoch as ISO 8601."""
     return datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

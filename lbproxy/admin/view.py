@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lbproxy.core.config import Backend, BackendState, Config
 from lbproxy.core.health import CheckReport, Health
 from lbproxy.core.messages import Stats
+
+if TYPE_CHECKING:
+    from lbproxy.admin.events import RecentEvents
+    from lbproxy.admin.history import History
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class View(Protocol):
     loaded_at: float  # seconds since the epoch
     started_at: float
     draining: bool
+    history: History
+    events: RecentEvents
     upgraded_from: str  # the version that this process was before, or ""
 
     @property
@@ -73,3 +79,6 @@ class View(Protocol):
 
     async def counters(self) -> Stats:
         """Totals over all workers, past ones included."""
+
+    def known_counters(self) -> Stats:
+        """The same without asking the workers: as of the last look, at most a second ago."""

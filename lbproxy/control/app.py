@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 import trio
 
 from lbproxy import __version__
+from lbproxy.admin.history import History
 from lbproxy.admin.log import EventLog, Output
 from lbproxy.admin.server import AdminServer
 from lbproxy.admin.view import BackendView, WorkerView
@@ -63,6 +64,8 @@ class ControlPlane:
         self._sockets = sockets
         self._output = output
         self._log = EventLog(output, loaded.config.log.level)
+        self.events = self._log.recent
+        self.history = History()
         self._health = {pool.name: self._pool_health(pool) for pool in self.config.pools}
         self._loaded = loaded.config  # as lb.yaml has it
         self._runtime_socket = runtime_socket
@@ -79,6 +82,7 @@ class ControlPlane:
             current_health=self._known_health,
             on_backend_failed=lambda message: self._health[message.pool].on_backend_failed(message),
             predecessors=[Bequest(*one) for one in estate.get("workers", [])],
+            on_counters=lambda stats: self.history.sample(trio.current_time(), self, stats),
         )
         for name, state in estate.get("health", {}).items():
             self._health[name].restore(state)
@@ -317,6 +321,9 @@ class ControlPlane:
 
     async def counters(self) -> messages.Stats:
         return await self._supervisor.counters()
+
+    def known_counters(self) -> messages.Stats:
+        return self._supervisor.known_counters()
 
     def _known_health(self) -> Iterator[messages.SetHealth | messages.SetFailOpen]:
         for health in self._health.values():

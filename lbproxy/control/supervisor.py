@@ -60,6 +60,7 @@ class Supervisor:
         current_health: Callable[[], Iterable[messages.SetHealth | messages.SetFailOpen]],
         on_backend_failed: Callable[[messages.BackendFailed], None],
         predecessors: Iterable[Bequest] = (),
+        on_counters: Callable[[messages.Stats], None] = lambda stats: None,
     ) -> None:
         self.workers: list[Worker] = []
         self.restarts = 0
@@ -69,6 +70,7 @@ class Supervisor:
         self._output = output
         self._current_health = current_health
         self._on_backend_failed = on_backend_failed
+        self._on_counters = on_counters
         self._retired = totals.empty(config)
         self._board = BoardFile(config) if config.workers > 1 else None
         self._generation = 0
@@ -176,6 +178,10 @@ class Supervisor:
         with trio.move_on_after(STATS_PATIENCE):
             for event in waiting:
                 await event.wait()
+        return self.known_counters()
+
+    def known_counters(self) -> messages.Stats:
+        """The same, as the workers have last told."""
         return totals.sum_of(self._config, [self._retired, *(worker.stats for worker in self.workers)])
 
     async def find(self, wanted: messages.Find) -> messages.Found:
@@ -354,7 +360,7 @@ class Supervisor:
         while True:
             slept_at = trio.current_time()
             await trio.sleep(STATS_INTERVAL)
-            await self.counters()
+            self._on_counters(await self.counters())
             if trio.current_time() - slept_at < 2 * STATS_INTERVAL:  # else it is us who have been away
                 for worker in self.workers:
                     if worker.ready.is_set() and worker.silent_for > HUNG:

@@ -261,7 +261,8 @@ def _print_instructions(demo: Demo, args: argparse.Namespace) -> None:
     for apiserver in demo.apiservers:
         print(f"apiserver {apiserver.name}  http://{apiserver.address}  pid {pids[apiserver.name]}")
     assert demo.balancer is not None
-    print(f"lbproxy      {url}  pid {demo.balancer.pid}  admin http://{demo.admin}/")
+    print(f"lbproxy      {url}  pid {demo.balancer.pid}")
+    print(f"dashboard    http://{demo.admin}/")
     print(
         f"""
 In another terminal:

@@ -14,6 +14,8 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from lbproxy.admin import server, totals
+from lbproxy.admin.events import RecentEvents
+from lbproxy.admin.history import History
 from lbproxy.admin.log import HELD, EventLog, LinePump, Output
 from lbproxy.admin.metrics import metrics
 from lbproxy.admin.server import AdminServer
@@ -51,6 +53,7 @@ class Fixed:
         self.handing_over = 0
         self.ready = True
         self.stats = totals.empty(self.config)
+        self.history, self.events = History(), RecentEvents()
         self.healths = {"masters": [Health.UP, Health.DOWN], "doors": [Health.UNKNOWN]}
 
     def pools(self) -> dict[str, list[BackendView]]:
@@ -79,6 +82,9 @@ class Fixed:
         return 2
 
     async def counters(self) -> Stats:
+        return self.stats
+
+    def known_counters(self) -> Stats:
         return self.stats
 
 
@@ -126,11 +132,17 @@ def get(path: str, method: str = "GET") -> bytes:
         ("/healthz/backends?min=-1", 400, "min must be a number"),
         ("/healthz/backends?min=" + 5000 * "9", 400, "min must be a number"),
         ("/healthz/backends?min=%C2%B2", 400, "min must be a number"),
-        ("/", 200, "/metrics"),
+        ("/", 200, "<main>"),
         ("/nope", 404, "no such page"),
         ("/livez/", 404, "no such page"),
         ("/status", 200, '"version"'),
         ("/metrics", 200, "lbproxy_info"),
+        ("/overview", 200, '"history"'),
+        ("/overview?after=-1", 400, "must be numbers"),
+        ("/overview?event=x", 400, "must be numbers"),
+        ("/dashboard/dashboard.js", 200, "fetch("),
+        ("/dashboard/__init__.py", 404, "no such page"),
+        ("/dashboard/../server.py", 404, "no such page"),
     ],
 )
 async def test_pages(address: tuple[str, int], path: str, code: int, text: str) -> None:

@@ -81,6 +81,7 @@ def _add_verbs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("status", "listeners, pools and backends, in a table")
     top = add("top", "the same, live in a terminal")
     add("connections", "client connections", pool)
+    who = add("who", "the client behind a connection that an apiserver sees come from the balancer")
     add("reload", "read lb.yaml again")
     add("upgrade", "become the version that is installed now, and keep every connection")
     drain = add("drain", "give a backend nothing new; what it has may end, until drain_timeout", pool)
@@ -91,6 +92,11 @@ def _add_verbs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     top.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="default: %(default)g")
     top.add_argument("--once", action="store_true", help="print one picture and exit")
     top.add_argument("--svg", metavar="FILE", help="write one picture to a file and exit")
+    who.add_argument("source", metavar="IP:PORT", help="as the apiserver names it")
+    who.add_argument("time", nargs="?", type=_time, metavar="TIME", help="RFC 3339, or seconds since 1970")
+    who.add_argument(
+        "--log", action="append", metavar="FILE", help="the access log; - is stdin; default: who uses it now"
+    )
     for parser in (drain, ready, maint, weight):
         parser.add_argument("backend", metavar="BACKEND", help=which)
     weight.add_argument("weight", type=int, metavar="N", help="1 to 65535")
@@ -99,6 +105,15 @@ def _add_verbs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for parser in (commands.choices["connections"], kick):
         parser.add_argument("backend", nargs="?", default="", metavar="BACKEND", help=which)
         parser.add_argument("--client", default="", metavar="IP[:PORT]", help="where the connection comes from")
+
+
+def _time(text: str) -> float:
+    from lbproxy.admin.who import parse_time
+
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("write a time as 2026-11-24T01:02:03Z, or seconds since 1970") from None
 
 
 def _interval(text: str) -> float:

@@ -10,6 +10,7 @@ import pytest
 PACKAGES = {
     "nginx": "nginx-light",
     "haproxy": "haproxy",
+    "halog": "haproxy",
     "kubectl": "kubernetes-client",
     "wrk": "wrk",
     "chromium": "chromium",

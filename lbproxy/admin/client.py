@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from lbproxy.admin.tables import connections_table, status_table
+from lbproxy.admin.who import search
 
 TIMEOUT = 60.0  # seconds for one answer; a reload reads a file in another process
 GLANCE = 3.0  # seconds for one answer that somebody watches
@@ -181,6 +182,17 @@ def _connections(client: Client, args: argparse.Namespace) -> int:
     return 0
 
 
+def _who(client: Client, args: argparse.Namespace) -> int:
+    if args.log:
+        return search(args)
+    answer = client.get("/connections?" + urlencode({"source": args.source}))
+    if not answer["count"]:
+        print(f"lbproxy who: nobody uses {args.source} now; --log FILE says who did", file=sys.stderr)
+        return 1
+    print(json.dumps(answer["connections"], indent=2) if args.json else connections_table(answer), end="")
+    return 0
+
+
 _VERBS = {
     "drain": _set_state,
     "ready": _set_state,
@@ -192,4 +204,5 @@ _VERBS = {
     "status": _status,
     "connections": _connections,
     "top": _top,
+    "who": _who,
 }

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import select
+import stat
 import threading
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from lbproxy.admin.events import RecentEvents
@@ -24,13 +26,30 @@ class Output:
 
     def __init__(self, fd: int = 1) -> None:
         self.dropped = 0
+        self.turn_access: Callable[[bytes], bytes] | None = None  # what access-log lines become; None: as they are
         self._fd = fd
+        self._path = _path_of(fd)  # now: it would follow a file that is renamed
         self._queue: deque[bytes] = deque()
         self._size = 0
         self._closed = False
         self._busy = False  # what was taken from the queue is still being written
         self._ready = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="log writer", daemon=True)
+
+    def reopen(self) -> str:
+        """Go on in a new file of the same name, after a rotation. Its name, or "" if it is no file. Raises OSError."""
+        if not self._path:
+            return ""
+        before = os.fstat(self._fd)
+        new = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, before.st_mode & 0o777)
+        try:
+            errors = os.fstat(2)
+            if (errors.st_dev, errors.st_ino) == (before.st_dev, before.st_ino):
+                os.dup2(new, 2)
+            os.dup2(new, self._fd)
+        finally:
+            os.close(new)
+        return self._path
 
     def start(self) -> None:
         self._thread.start()
@@ -84,6 +103,14 @@ class Output:
             return 0
 
 
+def _path_of(fd: int) -> str:
+    """The name of an open file; "" for a pipe, a terminal, and what is closed."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+    except OSError:
+        return ""
+
+
 class EventLog:
     """The control plane's own events. `level` is the least that is written."""
 
@@ -91,10 +118,12 @@ class EventLog:
         self.recent = RecentEvents()
         self._output = output
         self._least = LEVELS.index(level)
+        self._text = False
 
-    def set_level(self, level: str) -> None:
-        """Write from this level on."""
+    def configure(self, level: str, format: str) -> None:
+        """Write from this level on, as json or text."""
         self._least = LEVELS.index(level)
+        self._text = format == "text"
 
     def debug(self, event: str, message: str, **fields: object) -> None:
         self._write(0, event, message, fields)
@@ -113,8 +142,13 @@ class EventLog:
         self.recent.note(stamp, LEVELS[level], event, message)
         if level < self._least:
             return
-        line = {"ts": stamp, "level": LEVELS[level], "event": event, "msg": message, **fields}
-        self._output.write(json.dumps(line, default=str).encode() + b"\n")
+        if self._text:
+            line = f"{stamp} {LEVELS[level].upper():<7} {event}: {message}".replace("\n", " / ")
+        else:
+            line = json.dumps(
+                {"ts": stamp, "level": LEVELS[level], "event": event, "msg": message, **fields}, default=str
+            )
+        self._output.write(line.encode() + b"\n")
 
 
 class LinePump:
@@ -130,5 +164,7 @@ class LinePump:
         if not newline:
             self._rest += data
             return
-        self._output.write(self._rest + lines + newline)
+        lines = self._rest + lines + newline
         self._rest = rest
+        turn = self._output.turn_access
+        self._output.write(lines if turn is None else turn(lines))

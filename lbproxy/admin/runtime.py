@@ -5,7 +5,7 @@
     POST /state    {"backend": "10.0.0.1:6443", "pool": "apiservers", "state": "ready" | "drain" | "maint"}
     POST /weight   {"backend": ..., "pool": ..., "weight": 1..65535}
     POST /kick     {"backend": ..., "pool": ..., "client": "192.0.2.1:40000"}     any of them
-    GET  /connections?backend=...&pool=...&client=...
+    GET  /connections?backend=...&pool=...&client=...&source=...
 
 `pool` may be left out where one pool only has the backend, and the port where one backend only has the address.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from lbproxy.admin.view import View
@@ -113,7 +113,7 @@ async def perform(actions: Actions, verb: str, body: bytes, who: str) -> dict[st
             wanted = find_fields(actions, asked)
             if not (wanted.backend or wanted.client or wanted.pool):
                 raise VerbError(400, "say whose connections: a backend, a client or a pool")
-            found = await actions.find(Find(wanted.pool, wanted.backend, wanted.client, end=True), who)
+            found = await actions.find(replace(wanted, end=True), who)
             return {"ended": found.count}
     raise VerbError(404, "no such verb; there are: /reload, /upgrade, /state, /weight, /kick")
 
@@ -146,14 +146,14 @@ def which(view: View, asked: Mapping[str, Any]) -> tuple[str, str]:
 
 def find_fields(view: View, asked: Mapping[str, Any]) -> Find:
     """What connections are meant. Raises VerbError."""
-    pool, client = _text(asked, "pool"), _text(asked, "client")
+    pool, client, source = _text(asked, "pool"), _text(asked, "client"), _text(asked, "source")
     if _text(asked, "backend"):
         # In several pools it is still the same backend.
         found = {which(view, {**asked, "pool": name})[1] for name in _pools_of(view, asked)}
-        return Find(pool, found.pop(), client)
+        return Find(pool, found.pop(), client, source)
     if pool and pool not in view.pools():
         raise VerbError(404, f"there is no pool {pool}; there are: {', '.join(view.pools())}")
-    return Find(pool, "", client)
+    return Find(pool, "", client, source)
 
 
 def _pools_of(view: View, asked: Mapping[str, Any]) -> list[str]:

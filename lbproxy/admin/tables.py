@@ -45,12 +45,13 @@ def status_table(status: dict[str, Any]) -> str:
 
 def connections_table(answer: dict[str, Any]) -> str:
     """/connections: a line for each."""
-    rows = [["client", "listener", "backend", "kind", "age", "bytes"]]
+    rows = [["client", "listener", "source", "backend", "kind", "age", "bytes"]]
     for one in answer["connections"]:
         moved = f"{one['moved']:,}"
-        rows.append([one["client"], one["listener"], one["backend"] or "-", one["kind"] or "-", age(one["age"]), moved])
+        where = [one["source"] or "-", one["backend"] or "-", one["kind"] or "-"]
+        rows.append([one["client"], one["listener"], *where, age(one["age"]), moved])
     more = answer["count"] - len(answer["connections"])
-    return columns(rows, right={4, 5}) + (f"and {more} more\n" if more > 0 else "")
+    return columns(rows, right={5, 6}) + (f"and {more} more\n" if more > 0 else "")
 
 
 def columns(rows: list[list[str]], right: set[int]) -> str:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 import trio
 
 from lbproxy import __version__
+from lbproxy.admin.access_formats import formatter
 from lbproxy.admin.history import History
 from lbproxy.admin.log import EventLog, Output
 from lbproxy.admin.server import AdminServer
@@ -33,7 +34,7 @@ from lbproxy.control.service_manager import ServiceManager
 from lbproxy.control.supervisor import Supervisor, WorkerStartError
 from lbproxy.control.upgrade import Estate, UpgradeResult, ask_successor, become_successor
 from lbproxy.core import messages
-from lbproxy.core.config import BackendState, Config, Pool
+from lbproxy.core.config import BackendState, Config, Log, Pool
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STATUS_INTERVAL = 1.0  # seconds between two words to the service manager
@@ -63,7 +64,8 @@ class ControlPlane:
         self.draining = False
         self._sockets = sockets
         self._output = output
-        self._log = EventLog(output, loaded.config.log.level)
+        self._log = EventLog(output)
+        self._configure_log(loaded.config.log)
         self.events = self._log.recent
         self.history = History()
         self._health = {pool.name: self._pool_health(pool) for pool in self.config.pools}
@@ -190,7 +192,7 @@ class ControlPlane:
         """Make a configuration the one in force; its sockets are open. In one go: nobody sees half of it."""
         admin = self._sockets.admin
         self.config = config
-        self._log.set_level(config.log.level)
+        self._configure_log(config.log)
         known, self._health = self._health, {}
         for pool in config.pools:
             health = known.pop(pool.name, None)
@@ -209,6 +211,18 @@ class ControlPlane:
             self._sockets.close_unused()
         else:
             self._admin_scope.cancel()
+
+    def _configure_log(self, log: Log) -> None:
+        self._log.configure(log.level, log.format)
+        self._output.turn_access = None if log.access is None else formatter(log.access.format)
+
+    def _reopen_log(self) -> None:
+        try:
+            path = self._output.reopen()
+        except OSError as error:
+            self._log.error("reopen_failed", f"the log could not be reopened: {error}")
+        else:
+            self._log.info("reopened", f"{path} was reopened" if path else "stdout is no file: nothing to reopen")
 
     # -- upgrade ---------------------------------------------------------------------------------------------------
 
@@ -348,7 +362,7 @@ class ControlPlane:
                 elif number == signal.SIGUSR2:
                     nursery.start_soon(self.upgrade, name)
                 else:
-                    self._log.warning("signal", f"{name} is not acted upon by this version; nothing has changed")
+                    self._reopen_log()
 
     async def _drain(self, scope: trio.CancelScope) -> None:
         shutdown = self.config.shutdown

@@ -348,8 +348,12 @@ class Admin:
 
 @dataclass(frozen=True, slots=True)
 class AccessLog:
-    format: Literal["json"] = _doc("json", "json: one object per line.")
-    at: tuple[LogPoint, ...] = _doc((LogPoint.CLOSE,), "open, close or both: when a connection or request is logged.")
+    format: Literal["json", "text", "tcplog", "httplog"] = _doc(
+        "json", "json: one object per line; text: for people; tcplog, httplog: HAProxy's."
+    )
+    at: tuple[LogPoint, ...] = _doc(
+        (LogPoint.CLOSE,), "open, close or both: when a line is written; open for tcp connections and long streams."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +362,7 @@ class Log:
         AccessLog(), "One line per connection (tcp) or request (http), to stdout; or off.", word="off"
     )
     level: Literal["debug", "info", "warning", "error"] = _doc("info", "debug, info, warning or error.")
+    format: Literal["json", "text"] = _doc("json", "Of all other lines: json, or text for people.")
 
 
 @dataclass(frozen=True, slots=True)

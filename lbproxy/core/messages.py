@@ -112,12 +112,14 @@ class TakeOver:
 class Find:
     """Asks for `Found`: the client connections that match. `end` ends them; "" matches everything.
 
-    `backend` is an address as lb.yaml has it, `client` an address, or an address and port.
+    `backend` is an address as lb.yaml has it, `client` an address, or an address and port, `source` where the backend
+    sees the connection come from.
     """
 
     pool: str = ""
     backend: str = ""
     client: str = ""
+    source: str = ""
     end: bool = False
 
 
@@ -154,6 +156,7 @@ class ConnectionRow:
     listener: str
     pool: str
     backend: str  # "" while it waits for a request
+    source: str  # where the backend sees it come from
     kind: str
     age: float  # seconds
     moved: int  # bytes, both ways

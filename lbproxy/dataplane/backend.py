@@ -46,6 +46,7 @@ class BackendConnection(Response):
         "out",
         "requests",
         "sock",
+        "source",
     )
 
     def __init__(self, reactor: Reactor, sock: SocketType, peer: Peer, idle: Idle, max_header: int) -> None:
@@ -53,6 +54,7 @@ class BackendConnection(Response):
         self.sock = sock
         self.out = b""  # what the backend has not taken yet
         self.requests = 0
+        self.source = ""  # our own address, for the access log, if there is one
         self._retire_at = reactor.timers.now + idle.age
         self.deadline = NEVER
         self.filed = UNFILED

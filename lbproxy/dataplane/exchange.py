@@ -31,7 +31,7 @@ from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE
 from lbproxy.dataplane.listener import NORMAL
 from lbproxy.dataplane.relay import QUARTERS
 from lbproxy.dataplane.response import AWAITING_HEAD
-from lbproxy.dataplane.sockets import reset_on_close
+from lbproxy.dataplane.sockets import local_address, reset_on_close
 from lbproxy.dataplane.timers import NEVER
 from lbproxy.dataplane.upgrade import UpgradedRelay
 from lbproxy.dataplane.watching import WatchFailover
@@ -79,6 +79,8 @@ class Exchange(WatchFailover):
         backend = BackendConnection(
             listener.reactor, sock, peer, listener.pool.config.idle, listener.full_config.http.max_header
         )
+        if listener.access is not None:
+            backend.source = local_address(sock)
         self._attach(backend, peer)
 
     def _on_dial_failed(self, termination: Termination) -> None:
@@ -100,6 +102,7 @@ class Exchange(WatchFailover):
         assert line is not None
         assert block is not None
         self._backend = backend
+        self._source = backend.source
         self.peer = peer
         stats = peer.stats
         stats.total += 1
@@ -141,6 +144,7 @@ class Exchange(WatchFailover):
         assert peer is not None
         assert selection is not None
         self._status = status = head.status
+        self._answered = listener.timers.now
         self.deadline = NEVER
         if peer.fails:
             selection.succeed(peer, listener.reactor.second)
@@ -153,8 +157,11 @@ class Exchange(WatchFailover):
         self.wants_plain_body = length == CHUNKED and not line.minor
         if length == UNTIL_CLOSE or self.wants_plain_body or listener.draining:
             self._close = True
-        if self._long and listener.full_config.http.watch_failover:
-            self.open_watch(head, data, body)
+        if self._long:
+            if listener.access is not None and listener.access.at_open:
+                self._log_open()
+            if listener.full_config.http.watch_failover:
+                self.open_watch(head, data, body)
         if not self._close and head.minor and line.minor:
             if not head.hop:
                 return b""
@@ -230,6 +237,7 @@ class Exchange(WatchFailover):
             self.on_bad_response("it switches protocols without having been asked to")
             return
         self._status = 101
+        self._answered = self.listener.timers.now
         self.deadline = NEVER
         self.listener.classes[1] += 1
         forward = response_head_to_forward(head, chunked=False, upgrade=True, connection=b"")
@@ -241,6 +249,8 @@ class Exchange(WatchFailover):
             self._long = True
             assert self.peer is not None
             self.peer.stats.long_streams += 1
+        if self.listener.access is not None and self.listener.access.at_open:
+            self._log_open()
         relay = UpgradedRelay(self, sock)
         self.listener.leave(self)
         self.listener.enter(relay)

@@ -13,6 +13,7 @@ from lbproxy.dataplane.backend import BackendConnection
 from lbproxy.dataplane.dial import Dial
 from lbproxy.dataplane.listener import NORMAL, Listener
 from lbproxy.dataplane.pipes import Pipe
+from lbproxy.dataplane.sockets import local_address
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ExchangeState:
     """
 
     __slots__ = (
+        "_answered",
         "_backend",
         "_blamed",
         "_body_left",
@@ -52,6 +54,7 @@ class ExchangeState:
         "_seen",
         "_selection",
         "_send",
+        "_source",
         "_started",
         "_status",
         "_tail",
@@ -104,6 +107,8 @@ class ExchangeState:
         self._retried = False
         self._started = 0.0
         self._status = 0
+        self._answered = 0.0  # when the response's head came
+        self._source = ""  # where the backend sees the connection come from, for the access log
         self._bytes_in = 0
         self._bytes_out = 0
         self._seen = -1
@@ -124,6 +129,10 @@ class ExchangeState:
     @property
     def client_address(self) -> str:
         return f"{self._ip}:{self._port}"
+
+    @property
+    def source(self) -> str:
+        return "" if self._backend is None else local_address(self._backend.sock)
 
     @property
     def backend_peer(self) -> Peer | None:
@@ -240,10 +249,23 @@ class ExchangeState:
         logged = '"method":"","target":""' if line is None else line.logged
         backend = f'"{peer.address.text}"' if peer is not None else "null"
         end = "--" if termination is NORMAL else termination.value  # an Enum's value costs a call
+        started, answered = self._started, self._answered
+        head = f"{answered - started:.3f}" if answered >= started and peer is not None else "null"
         listener.access.write(
             f'"event":"request","mode":"http",{listener.label},"client":"{self._ip}","client_port":{self._port},'
-            f'{logged},"status":{self._status},"backend":{backend},'
-            f'"duration_s":{listener.timers.now - self._started:.3f},'
+            f'{logged},"status":{self._status},"backend":{backend},"source":"{self._source if peer else ""}",'
+            f'"head_s":{head},"duration_s":{listener.timers.now - started:.3f},'
             f'"bytes_in":{self._bytes_in},"bytes_out":{self._bytes_out},'
             f'"long":{"true" if self._long else "false"},"end":"{end}"'
+        )
+
+    def _log_open(self) -> None:
+        """A long stream has begun: its line at the end may be an hour away."""
+        listener, peer, line = self.listener, self.peer, self.line
+        if listener.access is None or peer is None or line is None:
+            return
+        listener.access.write(
+            f'"event":"open","mode":"http",{listener.label},"client":"{self._ip}","client_port":{self._port},'
+            f'{line.logged},"status":{self._status},"backend":"{peer.address.text}","source":"{self._source}",'
+            f'"head_s":{self._answered - self._started:.3f},"kind":"{self.stream_kind}"'
         )

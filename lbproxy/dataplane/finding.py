@@ -26,6 +26,7 @@ def find(wanted: Find, listeners: Iterable[Listener], now: float) -> Found:
                     listener.config.name,
                     listener.pool.name,
                     backend,
+                    "" if peer is None else connection.source,
                     connection.stream_kind,
                     round(now - connection.began, 1) if peer is not None else 0.0,
                     connection.bytes_moved,
@@ -44,5 +45,7 @@ def _matching(wanted: Find, listeners: Iterable[Listener]) -> Iterator[tuple[Lis
             if wanted.client and wanted.client not in (connection.client_address, connection.client_ip):
                 continue
             peer = connection.backend_peer
+            if wanted.source and (peer is None or connection.source != wanted.source):
+                continue
             if not wanted.backend or (peer is not None and peer.address.text == wanted.backend):
                 yield listener, connection, peer

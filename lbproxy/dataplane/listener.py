@@ -57,6 +57,10 @@ class Connection(Protocol):
         """Its address and port."""
 
     @property
+    def source(self) -> str:
+        """Where the backend sees it come from, while it is connected to one."""
+
+    @property
     def backend_peer(self) -> Peer | None:
         """Where it is connected to, if something is under way."""
 

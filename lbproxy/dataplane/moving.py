@@ -28,6 +28,7 @@ from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE, READING
 from lbproxy.dataplane.listener import Connection, Listener
 from lbproxy.dataplane.pipes import Pipe
 from lbproxy.dataplane.relay import QUARTERS, Half, Relay
+from lbproxy.dataplane.sockets import local_address
 from lbproxy.dataplane.tcp import TcpConnection
 from lbproxy.dataplane.timers import NEVER
 from lbproxy.dataplane.upgrade import UpgradedRelay
@@ -101,6 +102,7 @@ def _put_in_upgraded(listener: Listener, state: State, sockets: list[SocketType]
     _fill_exchange(exchange, state["exchange"])
     exchange.phase = CLOSED
     exchange.deadline = NEVER
+    exchange._source = local_address(backend)
     listener.reactor.pause(client.fileno())
     relay = UpgradedRelay(exchange, backend)
     _fill(relay, state["relay"])
@@ -215,6 +217,7 @@ def _exchange(client: Any) -> State:
         "status": client._status,
         "long": client._long,
         "began": client._started,
+        "answered": client._answered,
         "bytes": (client._bytes_in, client._bytes_out),
         "plain_body": client.wants_plain_body,
     }
@@ -227,6 +230,7 @@ def _fill_exchange(client: HttpConnection, state: State) -> None:
     client.block = RequestBlock(**state["block"])
     client.method = method
     client._status, client._long, client._started = state["status"], state["long"], state["began"]
+    client._answered = state["answered"]
     client._bytes_in, client._bytes_out = state["bytes"]
     client.wants_plain_body = state["plain_body"]
     client.phase = EXCHANGE
@@ -261,6 +265,7 @@ def _fill_response(client: HttpConnection, exchange: State, sock: SocketType) ->
     if exchange["watch"] is not None:
         client.watch = _watch_from(client, exchange["watch"])
     backend.client = client
+    backend.source = client._source = local_address(sock)
     client._backend = backend
     client.deadline = NEVER
     if listener.timeouts.idle:

@@ -104,6 +104,8 @@ class PlainExchange(Exchange):
         access = listener.access
         if access is not None and access.at_close:
             self._bytes_out = size
+            self._answered = listener.timers.now
+            self._source = backend.source
             self._log(NORMAL)
         self.peer = None
         self.next_request()

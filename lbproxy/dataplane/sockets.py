@@ -42,6 +42,15 @@ def set_liveness(sock: SocketType, side: TcpSide) -> None:
         setsockopt(IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(side.user_timeout * 1000))
 
 
+def local_address(sock: SocketType) -> str:
+    """Where the peer sees it come from, as IP:PORT; "" for a unix socket, and when it is closed."""
+    try:
+        name = sock.getsockname()
+    except OSError:
+        return ""
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else ""
+
+
 def accept(listening: socket.socket) -> tuple[SocketType, Any]:
     """A non-blocking connection and its peer's address. Raises as socket.accept does.
 

@@ -9,7 +9,7 @@ from lbproxy.core.termination import Termination
 from lbproxy.dataplane.dial import Dial
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.relay import Relay
-from lbproxy.dataplane.sockets import reset_on_close
+from lbproxy.dataplane.sockets import local_address, reset_on_close
 
 
 class TcpConnection(Relay):
@@ -46,6 +46,10 @@ class TcpConnection(Relay):
     @property
     def client_address(self) -> str:
         return f"{self._ip}:{self._port}"
+
+    @property
+    def source(self) -> str:
+        return "" if self._dial is not None else local_address(self.backend.sock)
 
     @property
     def backend_peer(self) -> Peer | None:
@@ -121,9 +125,9 @@ class TcpConnection(Relay):
         listener = self.listener
         if listener.access is None:
             return
-        backend = f'"{self._backend}"' if self._backend else "null"
+        backend, source = (f'"{self._backend}"', self.source) if self._backend else ("null", "")
         listener.access.write(
             f'"event":"{event}","mode":"tcp",{listener.label},"client":"{self._ip}","client_port":{self._port},'
-            f'"backend":{backend},"duration_s":{listener.timers.now - self._started:.3f},'
+            f'"backend":{backend},"source":"{source}","duration_s":{listener.timers.now - self._started:.3f},'
             f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},"end":"{end}"'
         )

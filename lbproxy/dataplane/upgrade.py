@@ -9,6 +9,7 @@ from lbproxy.core.peer import Peer
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.reactor import IN, RDHUP
 from lbproxy.dataplane.relay import Relay
+from lbproxy.dataplane.sockets import local_address
 
 if TYPE_CHECKING:
     from lbproxy.dataplane.exchange import Exchange
@@ -50,6 +51,10 @@ class UpgradedRelay(Relay):
     @property
     def client_address(self) -> str:
         return self._exchange.client_address
+
+    @property
+    def source(self) -> str:
+        return local_address(self.backend.sock)
 
     @property
     def backend_peer(self) -> Peer | None:

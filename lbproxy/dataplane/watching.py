@@ -136,6 +136,9 @@ class WatchFailover(RequestBody):
             self.listener.stats.watches_resumed += 1
             self.listener.stats.relists_avoided += watch.relist
             watch.relist = False
+            self._answered = self.listener.timers.now
+            if self.listener.access is not None and self.listener.access.at_open:
+                self._log_open()
             if self.listener.timeouts.idle:
                 self._seen, self._quiet = -1, 0
                 self.listener.timers.arm(self, self.listener.timeouts.idle / QUARTERS)

@@ -245,15 +245,6 @@ def test_sigint_and_sigquit_stop_at_once(tmp_path: Path, backends: list[Backend]
         assert all(gone(pid) for pid in pids)
 
 
-def test_signals_that_mean_nothing_yet_change_nothing(tmp_path: Path, backends: list[Backend]) -> None:
-    port = free_port()
-    with lbproxy(tmp_path, config(port, backends)) as running, connection(port) as sock:
-        for number in (signal.SIGUSR1, signal.SIGUSR2):
-            running.process.send_signal(number)
-        wait_for(lambda: len(running.events("signal")) == 2)
-        assert ask(sock).endswith(b"ok")
-
-
 def test_workers_end_when_the_control_plane_is_killed(tmp_path: Path, backends: list[Backend]) -> None:
     port = free_port()
     with lbproxy(tmp_path, config(port, backends, extra="workers: 2\nshutdown: {drain: 1s}")) as running:

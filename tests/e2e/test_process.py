@@ -319,10 +319,10 @@ def test_the_admin_endpoint(tmp_path: Path, backends: list[Backend]) -> None:
             labels = (("backend", f"127.0.0.1:{backend.port}"), ("pool", "masters"))
             assert values["lbproxy_backend_connections_total", labels] == 5
             assert values["lbproxy_backend_eligible", labels] == 1
-        status = running.status()
-        assert status["listeners"][0]["requests"] == 10
-        assert [one["health"] for one in status["pools"][0]["backends"]] == ["up", "up"]
-        assert status["pools"][0]["backends"][0]["check"]["status"] == 200
+        shown = running.status()
+        assert shown["listeners"][0]["requests"] == 10
+        assert [one["health"] for one in shown["pools"][0]["backends"]] == ["up", "up"]
+        assert shown["pools"][0]["backends"][0]["check"]["status"] == 200
         for junk in (b"\x16\x03\x01", b"POST / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b""):
             with connection(running.admin) as sock:
                 sock.sendall(junk)

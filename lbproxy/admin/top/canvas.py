@@ -125,8 +125,7 @@ def _row(cells: Sequence[Cell | Text], columns: Sequence[tuple[Column[Row], int]
         text.append(padding if column.right else "")
         text.append_text(cell)
         text.append("" if column.right else padding)
-    if text.cell_len > width:
-        text.right_crop(text.cell_len - width)
+    text.truncate(width, overflow="crop")  # by cells: right_crop() counts letters, some of which have no width
     return text
 
 

@@ -197,6 +197,12 @@ def _status(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
+def test_letters_without_a_width_do_not_make_a_row_too_long() -> None:
+    for letter in ("\u093a", "\u200d", "\u0301"):
+        lines = frame(look(answer(pool("apiservers", backend(letter)))), View(), 1, None, UNICODE)
+        assert max(line.cell_len for line in lines) == 1
+
+
 @given(
     _status(), st.integers(1, 240), st.one_of(st.none(), st.integers(1, 70)), st.sampled_from(list(Sort)), st.booleans()
 )

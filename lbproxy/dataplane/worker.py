@@ -24,7 +24,6 @@ from lbproxy.core import board, messages
 from lbproxy.core.config import RESERVED_FDS, BackendState, Config, Mode
 from lbproxy.core.config import Listener as ListenerConfig
 from lbproxy.core.health import Health
-from lbproxy.core.leases import LeaseReport
 from lbproxy.core.peer import Peer
 from lbproxy.core.pool import Pool
 from lbproxy.core.termination import Termination
@@ -36,10 +35,10 @@ from lbproxy.dataplane.leaving import TakingLeave, cut_off, empty
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.reactor import Reactor
 from lbproxy.dataplane.rebalancing import INTERVAL, Balance
+from lbproxy.dataplane.statistics import Statistics
 from lbproxy.dataplane.tcp import TcpConnection
 
 _ROOM_FOR_FDS = socket.CMSG_SPACE(messages.MAX_FDS * 4)
-STREAMS_INTERVAL = 5.0  # seconds between two counts of the long streams by kind and age
 FAREWELL_INTERVAL = 0.5  # seconds between two looks for watches while draining
 REPORT_INTERVAL = 0.5  # seconds between two reports of failures of one backend
 GC_THRESHOLD = 50_000  # young objects before a collection: connections are freed by reference counts
@@ -61,8 +60,7 @@ class Worker:
         self._listeners: list[Listener] = []
         self._retired: list[Listener] = []  # not in the configuration any more; their connections live on
         self._reported: dict[int, float] = {}
-        self._streams: dict[str, list[dict[str, messages.StreamStats]]] = {}
-        self._count_streams_at = 0.0
+        self._statistics = Statistics()
         self._grace = trio.CancelScope()  # the time that connections have to end, once draining
         self._draining = False
         self._board: board.Board | None = None
@@ -180,7 +178,7 @@ class Worker:
             for peer in pool.peers:
                 self._obey_state(pool, peer, states.get(peer, peer.state))
         self._retired = [one for one in self._retired if one.connections]
-        self._streams, self._count_streams_at = {}, 0.0  # they have the shape of the old configuration
+        self._statistics.forget()
         self._balance()
         self._reactor.settle()
 
@@ -359,55 +357,11 @@ class Worker:
 
     def stats(self) -> messages.Stats:
         """The counters as they stand."""
-        for pool in self._pools.values():
-            for peer in pool.peers:
-                peer.stats.active = peer.conns
-                peer.stats.idle = len(peer.idle)
-                peer.stats.reused = peer.stats.total - peer.dialled
-        no_backend: dict[str, int] = {}
-        for listener in self._listeners:
-            no_backend[listener.pool.name] = no_backend.get(listener.pool.name, 0) + listener.no_backend
-        return messages.Stats(
-            listeners=[listener.snapshot() for listener in self._listeners],
-            pools={name: [peer.stats for peer in pool.peers] for name, pool in self._pools.items()},
-            accept_paused=sum(listener.accept_paused for listener in self._listeners),
-            internal_errors=self._reactor.internal_errors,
-            log_dropped=self._log.dropped if self._log is not None else 0,
-            no_backend=no_backend,
-            streams=self._recent_streams(),
-            leases=self._leases(),
-            generation=self._generation,
-        )
-
-    def _recent_streams(self) -> dict[str, list[dict[str, messages.StreamStats]]]:
-        """As streams(), up to STREAMS_INTERVAL old: we are asked every second, and 10,000 watches take 3 ms."""
-        now = self._reactor.timers.now
-        if now >= self._count_streams_at:
-            self._count_streams_at = now + STREAMS_INTERVAL
-            self._streams = self.streams()
-        return self._streams
-
-    def streams(self) -> dict[str, list[dict[str, messages.StreamStats]]]:
-        """The long streams at each backend of each pool, by kind."""
-        now = self._reactor.timers.now
-        found: dict[str, list[dict[str, messages.StreamStats]]] = {
-            name: [{} for _ in pool.peers] for name, pool in self._pools.items()
-        }
-        for listener in self._listeners:
-            for connection in listener.connections:
-                kind = connection.stream_kind
-                if kind:
-                    for peer in listener.pool.peers:
-                        if connection.depends_on(peer):
-                            kinds = found[listener.pool.name][peer.index]
-                            kinds.setdefault(kind, messages.StreamStats()).note(now - connection.began)
-        return found
-
-    def _leases(self) -> LeaseReport:
-        report = LeaseReport()
-        for listener in self._listeners:
-            report.add(listener.leases.report(self._reactor.timers.now))
-        return report
+        stats = self._statistics.collect(self._pools, self._listeners, self._reactor.timers.now)
+        stats.internal_errors = self._reactor.internal_errors
+        stats.log_dropped = self._log.dropped if self._log is not None else 0
+        stats.generation = self._generation
+        return stats
 
 
 def _identity(listener: ListenerConfig) -> tuple[str, Mode, str]:

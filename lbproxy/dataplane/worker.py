@@ -23,7 +23,6 @@ import trio
 from lbproxy.core import board, messages
 from lbproxy.core.config import RESERVED_FDS, BackendState, Config, Mode
 from lbproxy.core.config import Listener as ListenerConfig
-from lbproxy.core.health import Health
 from lbproxy.core.peer import Peer
 from lbproxy.core.pool import Pool
 from lbproxy.core.termination import Termination
@@ -31,7 +30,7 @@ from lbproxy.dataplane.access_log import AccessLog
 from lbproxy.dataplane.client import HttpConnection
 from lbproxy.dataplane.finding import find
 from lbproxy.dataplane.handover import Handover, HandoverError, take_over
-from lbproxy.dataplane.leaving import TakingLeave, cut_off, empty
+from lbproxy.dataplane.leaving import Leaving, TakingLeave
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.reactor import Reactor
 from lbproxy.dataplane.rebalancing import INTERVAL, Balance
@@ -65,6 +64,7 @@ class Worker:
         self._draining = False
         self._board: board.Board | None = None
         self._balances: list[Balance] = []
+        self._leaving = Leaving(self._reactor, self._all_listeners, random.uniform)
         self._adopt(configure.place)
         for known in configure.health:
             self._take_health(known)
@@ -122,7 +122,9 @@ class Worker:
     def _take_health(self, message: messages.SetHealth | messages.SetFailOpen) -> None:
         pool = self._pools[message.pool]
         if isinstance(message, messages.SetFailOpen):
+            self._reactor.refresh()
             pool.fail_open = message.fail_open
+            self._leaving.look([pool])
             return
         peer = pool.peers[message.backend]
         before = peer.health
@@ -135,10 +137,8 @@ class Worker:
                     listener.recover()
         if message.health is before:
             return
-        if message.health is Health.DOWN:
-            cut_off(pool, peer, self._all_listeners(), self._reactor, random.uniform)
-        elif message.health is Health.NOT_READY:
-            empty(pool, peer, self._all_listeners(), self._reactor, random.uniform)
+        self._leaving.look([pool])
+        self._leaving.part_from(pool, peer)
 
     def _reconfigure(self, message: messages.Reconfigure, fds: list[int]) -> None:
         """Become what the new configuration says, and leave alone what it leaves alone."""
@@ -173,7 +173,9 @@ class Worker:
         for name, peer in gone:
             for idle in list(peer.idle):
                 idle.discard()
-            empty(known[name], peer, self._all_listeners(), self._reactor, random.uniform)
+            self._leaving.empty(known[name], peer)
+        self._leaving.forget(self._pools.values())
+        self._leaving.look(self._pools.values())
         for pool in self._pools.values():
             for peer in pool.peers:
                 self._obey_state(pool, peer, states.get(peer, peer.state))
@@ -185,9 +187,9 @@ class Worker:
     def _obey_state(self, pool: Pool, peer: Peer, before: BackendState) -> None:
         """The operator drains a backend, or takes it away."""
         if peer.state is BackendState.DRAIN and before is BackendState.READY:
-            empty(pool, peer, self._all_listeners(), self._reactor, random.uniform)
+            self._leaving.empty(pool, peer)
         elif peer.state is BackendState.MAINT and before is not BackendState.MAINT:
-            cut_off(pool, peer, self._all_listeners(), self._reactor, random.uniform)
+            self._leaving.cut_off(pool, peer)
 
     def _adopt(self, place: messages.Place | None) -> list[tuple[str, Peer]]:
         """Have the pools of the configuration; the backends that are in it no more, with their pools' names."""
@@ -282,10 +284,7 @@ class Worker:
         self._reactor.refresh()
         for pool in self._pools.values():  # what was on its way out there is so here
             for peer in pool.peers_and_former:
-                if peer.health is Health.DOWN or peer.state is BackendState.MAINT:
-                    cut_off(pool, peer, self._all_listeners(), self._reactor, random.uniform)
-                elif not peer.usable:
-                    empty(pool, peer, self._all_listeners(), self._reactor, random.uniform)
+                self._leaving.part_from(pool, peer)
         self._reactor.settle()
         await self._answer(messages.TakenOver(count))
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,8 @@ import trio
 
 from lbproxy.core import config as c
 from lbproxy.core import messages
+from lbproxy.dataplane.reactor import Reactor
+from lbproxy.dataplane.timers import TICK
 from lbproxy.dataplane.worker import Worker
 
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
@@ -25,6 +28,16 @@ def address(host: str, port: int) -> c.Address:
     return c.Address(f"{host}:{port}", host, port)
 
 
+class Clock:
+    """A worker's, which can run ahead of the real one."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0  # seconds
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
 @dataclass
 class Balancer:
     """A running worker."""
@@ -34,12 +47,22 @@ class Balancer:
     port: int
     log_fd: int
     configure: messages.Configure
+    clock: Clock
     ended: trio.Event = field(default_factory=trio.Event)
     _log: bytes = field(default=b"")
 
     async def run(self) -> None:
         await self.worker.run()
         self.ended.set()
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time go by for the worker's timers, at once."""
+        clock, reactor = self.clock, self.worker._reactor
+        end = clock.ahead + seconds
+        while clock.ahead < end:
+            clock.ahead = min(clock.ahead + TICK, end)
+            reactor.refresh()
+        reactor.settle()
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -146,9 +169,10 @@ class Lab:
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         configure = messages.Configure(config, ((listening.detach(),),), writer)
-        worker = Worker(configure, channel)
+        clock = Clock()
+        worker = Worker(configure, channel, Reactor(clock=clock))
         self._cleanup += [control.close, channel.close, lambda: os.close(reader), lambda: os.close(writer)]
-        balancer = Balancer(worker, control, port, reader, configure)
+        balancer = Balancer(worker, control, port, reader, configure, clock)
         self._nursery.start_soon(balancer.run)
         await trio.lowlevel.wait_readable(control)
         assert isinstance(messages.decode(control.recv(messages.MAX_MESSAGE)), messages.Ready)

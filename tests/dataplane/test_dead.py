@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from lbproxy.core import messages
-from lbproxy.core.config import OnDead
+from lbproxy.core.config import AllDown, OnDead
 from lbproxy.core.health import Health
 from tests.dataplane.harness import Balancer, Lab, read_all, read_exactly, read_head
 from tests.dataplane.test_exchange import OK, next_head, request
@@ -88,6 +88,50 @@ async def test_nothing_is_ended_when_nobody_is_known_to_be_well(lab: Lab) -> Non
         with trio.move_on_after(0.4) as waited:
             await client.receive_some(1)
         assert waited.cancelled_caught
+
+
+@pytest.mark.parametrize("others_return", [False, True])
+async def test_the_dead_are_left_for_those_that_are_alive_and_not_ready(lab: Lab, others_return: bool) -> None:
+    """etcd is gone, and a master freezes: the others get the traffic, so what hangs at that one has a place to go.
+
+    With `all_down: reject` they get it only when they are ready again, and then it is cut.
+    """
+    all_down = AllDown.REJECT if others_return else AllDown.TRY
+    backends = [await lab.backend(silent) for _ in range(3)]
+    lb = await lab.balance("tcp", *backends, close_spread=0.0, all_down=all_down)
+    clients = [await lb.connect() for _ in range(6)]
+    await lb.until(lambda: [backend.active for backend in lb.backends] == [2, 2, 2])
+    found(lb, 1, Health.NOT_READY)
+    found(lb, 2, Health.NOT_READY)
+    found(lb, 0)
+    lb.advance(1.0)
+    if others_return:
+        assert [backend.active for backend in lb.backends] == [2, 2, 2]
+        found(lb, 1, Health.UP)
+        lb.advance(2.0)
+        found(lb, 2, Health.UP)
+        lb.advance(2.0)
+    assert [backend.active for backend in lb.backends] == [0, 2, 2]
+    for client in clients:
+        await client.aclose()
+
+
+async def test_all_dead_and_one_comes_back(lab: Lab) -> None:
+    """The others may be on their way: they are given a moment, then what is connected to them is cut."""
+    lb = await lab.balance("tcp", *[await lab.backend(silent) for _ in range(3)], close_spread=0.0)
+    clients = [await lb.connect() for _ in range(6)]
+    await lb.until(lambda: [backend.active for backend in lb.backends] == [2, 2, 2])
+    for index in range(3):
+        found(lb, index)
+    lb.advance(60.0)
+    found(lb, 0, Health.UP)
+    lb.advance(1.5)
+    found(lb, 1, Health.UP)
+    assert [backend.active for backend in lb.backends] == [2, 2, 2]
+    lb.advance(2.0)
+    assert [backend.active for backend in lb.backends] == [2, 2, 0]
+    for client in clients:
+        await client.aclose()
 
 
 async def test_a_watch_goes_on_elsewhere(lab: Lab) -> None:

@@ -152,3 +152,57 @@ async def test_when_all_others_refuse_the_watch_goes_back(lab: Lab) -> None:
         found(lb, left, Health.NOT_READY)
         assert payload(await until_events(client, 1)) == event(6)
         assert lb.backends[left].active == 1
+
+
+async def test_an_outage_of_what_all_share_ends_without_an_end_of_anything(lab: Lab) -> None:
+    """etcd is gone for longer than drain_timeout, and comes back: the masters are well again one after the other."""
+    lb = await lab.balance("tcp", *[await lab.backend(silent) for _ in range(3)], close_spread=0.0)
+    clients = [await lb.connect() for _ in range(30)]
+    await lb.until(lambda: [backend.active for backend in lb.backends] == [10, 10, 10])
+    for index in range(3):
+        found(lb, index, Health.NOT_READY)
+        lb.advance(0.2)
+    lb.advance(60.0)
+    for index in range(3):  # the first after one good check, the others after three
+        found(lb, index, Health.UP)
+        lb.advance(1.5)
+    lb.advance(60.0)
+    assert [backend.active for backend in lb.backends] == [10, 10, 10]
+    for client in clients:
+        await client.aclose()
+
+
+async def test_who_stays_not_ready_after_an_outage_is_left_then(lab: Lab) -> None:
+    """Its connections, and those it got while nobody was ready, have drain_timeout from the outage's end on."""
+    lb = await lab.balance("tcp", *[await lab.backend(silent) for _ in range(2)], close_spread=1.0, drain_timeout=30.0)
+    clients = [await lb.connect() for _ in range(10)]
+    await lb.until(lambda: [backend.active for backend in lb.backends] == [5, 5])
+    found(lb, 0, Health.NOT_READY)
+    found(lb, 1, Health.NOT_READY)  # the last one: there is nobody to go to
+    lb.advance(100.0)
+    clients += [await lb.connect() for _ in range(4)]
+    await lb.until(lambda: sum(backend.active for backend in lb.backends) == 14)
+    here = lb.backends[1].active
+    found(lb, 0, Health.UP)
+    lb.advance(30.0)
+    assert lb.backends[1].active == here
+    lb.advance(5.0)
+    assert lb.backends[1].active == 0
+    assert lb.backends[0].active == 14 - here
+    for client in clients:
+        await client.aclose()
+
+
+async def test_not_ready_twice_is_twice_the_drain_timeout(lab: Lab) -> None:
+    lb = await lab.balance("tcp", *[await lab.backend(silent) for _ in range(2)], close_spread=0.0, drain_timeout=30.0)
+    async with await lb.connect():
+        await lb.until(lambda: any(backend.active for backend in lb.backends))
+        here = busy(lb)
+        found(lb, here, Health.NOT_READY)
+        lb.advance(20.0)
+        found(lb, here, Health.UP)
+        found(lb, here, Health.NOT_READY)
+        lb.advance(20.0)
+        assert lb.backends[here].active == 1
+        lb.advance(11.0)
+        assert lb.backends[here].active == 0

@@ -16,10 +16,10 @@ from lbproxy.core.peer import Peer
 from lbproxy.core.pool import Pool, Selection
 from lbproxy.core.termination import Termination
 from lbproxy.core.watch.stream import WatchStream
-from lbproxy.dataplane import worker
 from lbproxy.dataplane.backend import BackendConnection
 from lbproxy.dataplane.exchange import Exchange
 from lbproxy.dataplane.exchange_state import ExchangeState
+from lbproxy.dataplane.leaving import Leaving
 from lbproxy.dataplane.watching import Watch
 from tests.simulation.network import Violation
 from tests.simulation.schedule import Outcome, Simulation, simulate
@@ -111,7 +111,7 @@ def forwards_half_events(patch: pytest.MonkeyPatch) -> None:
 
 
 def keeps_what_is_connected_to_the_dead(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(worker, "cut_off", lambda *_: None)
+    patch.setattr(Leaving, "cut_off", lambda *_: 0)
 
 
 def takes_not_ready_for_ready(patch: pytest.MonkeyPatch) -> None:

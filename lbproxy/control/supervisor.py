@@ -45,6 +45,7 @@ class Life:
     pid: int | None
     accepted: bool
     ending: str
+    left: bool = False  # as it was told to
 
 
 class Supervisor:
@@ -113,9 +114,11 @@ class Supervisor:
 
     def _let_go(self, config: Config) -> None:
         """Have the workers that are too many give their connections to those that stay."""
-        heirs = [worker for worker in self.workers if worker.number < config.workers and worker.ready.is_set()]
-        for number, worker in enumerate(one for one in self.workers if one.number >= config.workers):
-            seconds = config.shutdown.drain
+        staying = [worker for worker in self.workers if not worker.leaving]
+        heirs = [worker for worker in staying if worker.number < config.workers and worker.ready.is_set()]
+        seconds = config.shutdown.drain
+        for number, worker in enumerate(one for one in staying if one.number >= config.workers):
+            worker.leaving = True
             if not heirs or not worker.hand_over_to(heirs[number % len(heirs)], seconds):
                 worker.send(messages.Drain(seconds))
 
@@ -233,6 +236,8 @@ class Supervisor:
                 break
             if not accepted:
                 raise WorkerStartError(f"worker {number} {life.ending}")
+            if life.left:  # it was one too many, and is wanted again
+                continue
             self.restarts += 1
             young = trio.current_time() - began < HEALTHY_AGE
             backoff = min(max(backoff * 2, 0.1), MAX_BACKOFF) if young else 0.0
@@ -255,7 +260,7 @@ class Supervisor:
         except OSError as error:  # no memory, no processes, no descriptors: it may pass
             return Life(None, False, f"could not be started: {error.strerror or error}")
         await self._attend(worker, task_status)
-        return Life(worker.pid, worker.ready.is_set(), _ending(worker.process))
+        return Life(worker.pid, worker.ready.is_set(), _ending(worker.process), worker.leaving)
 
     async def _start(self, number: int) -> Worker:
         config, generation = self._config, self._generation

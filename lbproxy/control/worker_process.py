@@ -36,6 +36,7 @@ class Worker:
         self.found: trio.MemorySendChannel[messages.Found] | None = None  # who waits for an answer
         self._asked_at = math.inf  # when a question was asked that is not answered
         self.place: messages.Place | None = None
+        self.leaving = False  # it is one too many, and has been told to give its connections away
         self.behind = False  # it was stuck, its channel was full, and it has missed something
 
     def send(self, message: messages.ToWorker) -> bool:

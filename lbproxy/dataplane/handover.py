@@ -1,7 +1,9 @@
 """Handing connections over to another worker, and taking them: the conversation, and who is asked when.
 
 The successor accepts already when it says hello, on the same listening sockets. From then on this worker accepts no
-more, and what it has goes over one by one: at once what can move (moving.py), the rest as soon as it can.
+more, and what it has goes over one by one: at once what can move (moving.py), the rest as soon as it can. The listeners
+are asked for again and again: a reload may retire some meanwhile, and another worker may hand its connections over to
+this one, which leaves itself.
 """
 
 from __future__ import annotations
@@ -35,13 +37,21 @@ class HandoverError(Exception):
 class Handover:
     """This worker's side while it leaves. `moved` counts what has gone over; `begun`: no more is accepted here."""
 
-    def __init__(self, channel: socket.socket, reactor: Reactor, listeners: Iterable[Listener]) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        reactor: Reactor,
+        listeners: Callable[[], Iterable[Listener]],
+        expects_more: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`expects_more`: somebody hands over to this worker."""
         channel.setblocking(False)
         self.moved = 0
         self.begun = False
         self._channel = trio.socket.from_stdlib_socket(channel)
         self._reactor = reactor
-        self._listeners = list(listeners)
+        self._listeners = listeners
+        self._expects_more = expects_more
         self._ready: deque[Moved] = deque()  # taken out when they came to an end of an exchange
         self._wake = trio.Event()
 
@@ -55,11 +65,11 @@ class Handover:
     async def run(self) -> None:
         """Hand over until nothing is left. Raises HandoverError, and what had been taken out is back then."""
         self.begun = True
-        for listener in self._listeners:
+        for listener in self._listeners():
             listener.close(listener.addresses)
-            listener.on_between_requests = self._take
-        while any(listener.connections for listener in self._listeners) or self._ready:
-            for listener in self._listeners:
+        while any(listener.connections for listener in self._listeners()) or self._ready or self._expects_more():
+            for listener in self._listeners():
+                listener.on_between_requests = self._take
                 for connection in list(listener.connections):
                     self._take(connection)
                     if len(self._ready) >= AT_ONCE:
@@ -71,7 +81,7 @@ class Handover:
 
     def stop(self) -> None:
         """No more of it: connections go on here."""
-        for listener in self._listeners:
+        for listener in self._listeners():
             listener.on_between_requests = None
         self._channel.close()
 
@@ -106,7 +116,7 @@ class Handover:
             view = view[await self._channel.send(view) :]
 
     def _put_back(self) -> None:
-        known = {_identity(listener): listener for listener in self._listeners}
+        known = {_identity(listener): listener for listener in self._listeners()}
         for state, sockets in self._ready:
             put_in(known[tuple(state["listener"])], state, sockets)
         self._ready.clear()
@@ -114,7 +124,7 @@ class Handover:
 
 
 async def take_over(
-    channel: socket.socket, listeners: Callable[[], Iterable[Listener]], reactor: Reactor
+    channel: socket.socket, listener_of: Callable[[State], Listener], reactor: Reactor
 ) -> AsyncGenerator[None]:
     """Say hello, and take what comes until its end; yields for each connection. Raises HandoverError."""
     channel.setblocking(False)
@@ -128,24 +138,23 @@ async def take_over(
             if not state:
                 return
             reactor.refresh()
-            if _adopt(state, sockets, listeners()):
+            if _adopt(state, sockets, listener_of):
                 yield
             reactor.settle()
 
 
-def _adopt(state: State, sockets: list[SocketType], listeners: Iterable[Listener]) -> bool:
-    name, mode, pool = state["listener"]
+def _adopt(state: State, sockets: list[SocketType], listener_of: Callable[[State], Listener]) -> bool:
     try:
-        for listener in listeners:
-            if _identity(listener) == (name, mode, pool):
-                put_in(listener, state, sockets)
-                return True
-        raise ValueError(f"no listener {name}")
+        listener = listener_of(state)
+        connection = put_in(listener, state, sockets)
     except (KeyError, ValueError, TypeError) as error:
         log.warning("a connection could not be taken over, and is closed: %s", error)
         for sock in sockets:
             sock.close()
         return False
+    if listener.draining:
+        connection.drain()
+    return True
 
 
 def _identity(listener: Listener) -> tuple[str, str, str]:

@@ -16,10 +16,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from socket import SocketType
 from typing import Any
 
+from lbproxy.core.config import Listener as ListenerConfig
+from lbproxy.core.config import Mode, Timeouts
+from lbproxy.core.config import Pool as PoolConfig
 from lbproxy.core.http1 import ChunkedWalk, RequestBlock, parse_request_line
 from lbproxy.core.watch import body_from, body_state, parse_watch_request
 from lbproxy.dataplane.backend import BackendConnection
@@ -50,9 +53,9 @@ def take_out(connection: Connection) -> Moved | None:
     return None
 
 
-def put_in(listener: Listener, state: State, sockets: list[SocketType]) -> None:
+def put_in(listener: Listener, state: State, sockets: list[SocketType]) -> Connection:
     """Go on with a connection. Raises KeyError and ValueError if the state is not one, and leaves the sockets open."""
-    _KINDS[state["kind"]](listener, state, sockets)
+    return _KINDS[state["kind"]](listener, state, sockets)
 
 
 # -- relays ------------------------------------------------------------------------------------------------------
@@ -67,7 +70,7 @@ def _take_out_tcp(relay: TcpConnection) -> Moved | None:
     return state, _stop(relay)
 
 
-def _put_in_tcp(listener: Listener, state: State, sockets: list[SocketType]) -> None:
+def _put_in_tcp(listener: Listener, state: State, sockets: list[SocketType]) -> Connection:
     client, backend = sockets
     relay = TcpConnection.__new__(TcpConnection)
     Relay.__init__(relay, listener.reactor, listener.timeouts.idle, listener.timeouts.half_close)
@@ -84,6 +87,7 @@ def _put_in_tcp(listener: Listener, state: State, sockets: list[SocketType]) -> 
     listener.enter(relay)
     listener.dialer.watch_over(backend)
     _watch(relay)
+    return relay
 
 
 def _take_out_upgraded(relay: UpgradedRelay) -> Moved | None:
@@ -96,7 +100,7 @@ def _take_out_upgraded(relay: UpgradedRelay) -> Moved | None:
     return state, _stop(relay)
 
 
-def _put_in_upgraded(listener: Listener, state: State, sockets: list[SocketType]) -> None:
+def _put_in_upgraded(listener: Listener, state: State, sockets: list[SocketType]) -> Connection:
     client, backend = sockets
     exchange = _new_client(listener, state, client)
     _fill_exchange(exchange, state["exchange"])
@@ -110,6 +114,7 @@ def _put_in_upgraded(listener: Listener, state: State, sockets: list[SocketType]
     listener.enter(relay)
     listener.dialer.watch_over(backend)
     _watch(relay)
+    return relay
 
 
 def _halves(relay: Relay) -> list[State]:
@@ -185,7 +190,7 @@ def _take_out_http(client: HttpConnection) -> Moved | None:
     return state, sockets
 
 
-def _put_in_http(listener: Listener, state: State, sockets: list[SocketType]) -> None:
+def _put_in_http(listener: Listener, state: State, sockets: list[SocketType]) -> Connection:
     client = _new_client(listener, state, sockets[0])
     client.out = state["out"]
     client._in = state["in"]
@@ -193,12 +198,13 @@ def _put_in_http(listener: Listener, state: State, sockets: list[SocketType]) ->
     if exchange is not None:
         _fill_exchange(client, exchange)
         _fill_response(client, exchange, sockets[1])
-        return
+        return client
     client._started = state["started"]
     client._readable = True
     if not client._started:
         client._wait_for_request()
     listener.reactor.again(client._go_on)
+    return client
 
 
 def _new_client(listener: Listener, state: State, sock: SocketType) -> HttpConnection:
@@ -303,10 +309,13 @@ def _leave_peer(client: HttpConnection | Any) -> None:
 
 
 def _who(kind: str, connection: Any) -> State:
-    config = connection.listener.config
+    config, pool = connection.listener.config, connection.listener.pool.config
     return {
         "kind": kind,
         "listener": (config.name, config.mode.value, config.pool),
+        # A successor whose configuration does not have this listener any more, or this pool, goes by these:
+        "timeouts": asdict(config.timeouts),
+        "pool": {"drain_timeout": pool.drain_timeout, "close_spread": pool.close_spread},
         "ip": connection._ip,
         "port": connection._port,
     }
@@ -321,6 +330,20 @@ def _empty(pipe: Pipe) -> bytes:
     return data
 
 
+def left_behind(state: State) -> tuple[ListenerConfig, PoolConfig]:
+    """The listener of a connection, and its pool, as far as one that accepts nothing more needs them."""
+    name, mode, pool = state["listener"]
+    timeouts = _known(Timeouts, state.get("timeouts", {}))
+    listener = ListenerConfig(name, (), Mode(mode), pool, timeouts=Timeouts(**timeouts))
+    return listener, PoolConfig(pool, (), **_known(PoolConfig, state.get("pool", {})))
+
+
+def _known(kind: type[Timeouts | PoolConfig], values: State) -> State:
+    """Those that this version knows, too."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
+
+
 def as_socket(fd: int) -> SocketType:
     """A received descriptor."""
     whole = socket.socket(fileno=fd)
@@ -329,7 +352,7 @@ def as_socket(fd: int) -> SocketType:
     return sock
 
 
-_KINDS: dict[str, Callable[[Listener, State, list[SocketType]], None]] = {
+_KINDS: dict[str, Callable[[Listener, State, list[SocketType]], Connection]] = {
     "tcp": _put_in_tcp,
     "upgraded": _put_in_upgraded,
     "http": _put_in_http,

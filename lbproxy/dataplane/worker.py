@@ -32,6 +32,7 @@ from lbproxy.dataplane.finding import find
 from lbproxy.dataplane.handover import Handover, HandoverError, take_over
 from lbproxy.dataplane.leaving import Leaving, TakingLeave
 from lbproxy.dataplane.listener import Listener
+from lbproxy.dataplane.moving import State, left_behind
 from lbproxy.dataplane.reactor import Reactor
 from lbproxy.dataplane.rebalancing import INTERVAL, Balance
 from lbproxy.dataplane.statistics import Statistics
@@ -62,13 +63,15 @@ class Worker:
         self._statistics = Statistics()
         self._grace = trio.CancelScope()  # the time that connections have to end, once draining
         self._draining = False
+        self._handover: Handover | None = None
+        self._taking_over = 0  # predecessors that hand over now
         self._board: board.Board | None = None
         self._balances: list[Balance] = []
         self._leaving = Leaving(self._reactor, self._all_listeners, random.uniform)
         self._adopt(configure.place)
         for known in configure.health:
             self._take_health(known)
-        self._listeners = [self._listener(config, index) for index in range(len(config.listeners))]
+        self._listeners = [self._listener(index) for index in range(len(config.listeners))]
         self._balance()
         for listener, fds in zip(self._listeners, configure.listen_fds, strict=True):
             listener.open(dict(zip((address.text for address in listener.config.bind), fds, strict=True)))
@@ -155,7 +158,7 @@ class Worker:
         for index, listener in enumerate(config.listeners):
             one = before.pop(_identity(listener), None)
             if one is None:
-                self._listeners.append(self._listener(config, index))
+                self._listeners.append(self._listener(index))
                 continue
             one.configure(listener, config, self._access(), listener.max_connections or _fd_share(), self._board, index)
             wanted = {address.text for address in listener.bind}
@@ -165,7 +168,12 @@ class Worker:
             self._retire(one)
         for one, listener, numbers in zip(self._listeners, config.listeners, message.listen, strict=True):
             passed = zip(listener.bind, numbers, strict=True)
-            one.open({address.text: fds[number] for address, number in passed if number != messages.KEPT})
+            sockets = {address.text: fds[number] for address, number in passed if number != messages.KEPT}
+            if self._accepts_no_more:
+                for fd in sockets.values():
+                    os.close(fd)
+            else:
+                one.open(sockets)
             for connection in one.connections:
                 connection.on_reconfigured()
         for health in message.health:
@@ -219,7 +227,12 @@ class Worker:
             connection.drain()
 
     def _all_listeners(self) -> list[Listener]:
-        return self._listeners + self._retired
+        return self._retired + self._listeners
+
+    @property
+    def _accepts_no_more(self) -> bool:
+        """It drains, or hands over."""
+        return self._draining or (self._handover is not None and self._handover.begun)
 
     def _balance(self) -> None:
         """Make what keeps long streams even, where that is wanted."""
@@ -257,8 +270,11 @@ class Worker:
 
     async def _hand_over(self, channel: socket.socket, seconds: float, nursery: trio.Nursery) -> None:
         """Give everything to a successor, and end."""
-        handover = Handover(channel, self._reactor, self._listeners)
-        left = self._config.shutdown.drain  # for what a successor does not know: listeners that are retired
+        if self._handover is not None:  # there is one already: a second one would take what that has in its hands
+            channel.close()
+            return
+        self._handover = handover = Handover(channel, self._reactor, self._all_listeners, lambda: self._taking_over > 0)
+        left = self._config.shutdown.drain  # if the successor goes away
         try:
             await handover.wait_for_hello()
             with trio.move_on_after(seconds) as patience:
@@ -271,22 +287,39 @@ class Worker:
                 return  # nothing has changed
         finally:
             handover.stop()
+            if not handover.begun:
+                self._handover = None
         self._start_drain(left, nursery)
 
     async def _take_over(self, channel: socket.socket) -> None:
         """Go on with everything that a predecessor has."""
         count = 0
+        self._taking_over += 1
         try:
-            async for _ in take_over(channel, lambda: self._listeners, self._reactor):
+            async for _ in take_over(channel, self._listener_of, self._reactor):
                 count += 1
         except HandoverError as error:
             log.warning("connections could not be taken over: %s", error)
+        finally:
+            self._taking_over -= 1
         self._reactor.refresh()
-        for pool in self._pools.values():  # what was on its way out there is so here
-            for peer in pool.peers_and_former:
+        for pool in dict.fromkeys([*self._pools.values(), *(one.pool for one in self._retired)]):
+            for peer in pool.peers_and_former:  # what was on its way out there is so here
                 self._leaving.part_from(pool, peer)
         self._reactor.settle()
         await self._answer(messages.TakenOver(count))
+
+    def _listener_of(self, state: State) -> Listener:
+        """The listener of a connection that comes from a predecessor; if lb.yaml does not have it, one that retires."""
+        config, pool_config = left_behind(state)
+        for one in (*self._listeners, *self._retired):
+            if _identity(one.config) == _identity(config):
+                return one
+        pools = self._pools | {one.pool.name: one.pool for one in self._retired if one.pool.name not in self._pools}
+        pool = pools.get(config.pool) or Pool(pool_config, random.randrange)
+        listener = self._make_listener(config, pool)
+        self._retire(listener)
+        return listener
 
     def _start_drain(self, seconds: float, nursery: trio.Nursery) -> None:
         self._grace.deadline = min(self._grace.deadline, trio.current_time() + seconds)
@@ -321,21 +354,24 @@ class Worker:
             for connection in list(listener.connections):
                 connection.close(Termination.SHUTDOWN_DATA)
 
-    def _listener(self, config: Config, index: int) -> Listener:
-        listener = config.listeners[index]
-        pool = self._pools[listener.pool]
-        make = TcpConnection if listener.mode is Mode.TCP else HttpConnection
+    def _listener(self, index: int) -> Listener:
+        config = self._config.listeners[index]
+        return self._make_listener(config, self._pools[config.pool], self._board, index)
+
+    def _make_listener(
+        self, config: ListenerConfig, pool: Pool, shared: board.Board | None = None, column: int = 0
+    ) -> Listener:
         return Listener(
-            listener,
             config,
+            self._config,
             pool,
             self._reactor,
             self._access(),
             lambda peer, reason: self._report(pool, peer, reason),
-            listener.max_connections or _fd_share(),
-            self._board,
-            index,
-            make,
+            config.max_connections or _fd_share(),
+            shared,
+            column,
+            TcpConnection if config.mode is Mode.TCP else HttpConnection,
         )
 
     def _access(self) -> AccessLog | None:

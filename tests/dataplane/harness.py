@@ -48,6 +48,7 @@ class Balancer:
     log_fd: int
     configure: messages.Configure
     clock: Clock
+    listening: socket.socket
     ended: trio.Event = field(default_factory=trio.Event)
     _log: bytes = field(default=b"")
 
@@ -66,6 +67,21 @@ class Balancer:
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+    def reconfigure(self, config: c.Config) -> None:
+        """A reload. A listener that is new to the worker listens on the test's socket, too."""
+        known = {(one.name, one.mode, one.pool) for one in self.configure.config.listeners}
+        fds: list[int] = []
+        listen = []
+        for one in config.listeners:
+            if (one.name, one.mode, one.pool) in known:
+                listen.append((messages.KEPT,))
+            else:
+                listen.append((len(fds),))
+                fds.append(self.listening.fileno())
+        self.configure = replace(self.configure, config=config, generation=self.configure.generation + 1)
+        message = messages.Reconfigure(self.configure.generation, config, tuple(listen), None, ())
+        socket.send_fds(self.control, [messages.encode(message)], fds)
 
     @property
     def listener(self) -> messages.ListenerStats:
@@ -158,8 +174,7 @@ class Lab:
 
     async def successor(self, other: Balancer) -> Balancer:
         """Another worker of the same configuration, that accepts on the same socket."""
-        ((fd,),) = other.configure.listen_fds
-        return await self._start(other.configure.config, socket.socket(fileno=os.dup(fd)))
+        return await self._start(other.configure.config, other.listening.dup())
 
     async def _start(self, config: c.Config, listening: socket.socket) -> Balancer:
         port = listening.getsockname()[1]
@@ -168,11 +183,12 @@ class Lab:
         channel.setblocking(False)
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
-        configure = messages.Configure(config, ((listening.detach(),),), writer)
+        configure = messages.Configure(config, ((listening.dup().detach(),),), writer)
         clock = Clock()
         worker = Worker(configure, channel, Reactor(clock=clock))
-        self._cleanup += [control.close, channel.close, lambda: os.close(reader), lambda: os.close(writer)]
-        balancer = Balancer(worker, control, port, reader, configure, clock)
+        self._cleanup += [listening.close, control.close, channel.close]
+        self._cleanup += [lambda: os.close(reader), lambda: os.close(writer)]
+        balancer = Balancer(worker, control, port, reader, configure, clock, listening)
         self._nursery.start_soon(balancer.run)
         await trio.lowlevel.wait_readable(control)
         assert isinstance(messages.decode(control.recv(messages.MAX_MESSAGE)), messages.Ready)

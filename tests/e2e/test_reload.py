@@ -59,6 +59,7 @@ class Master:
                     self.served += b"/readyz" not in head
                     if asked := re.search(rb"watch=true", head):
                         self._watch(sock, int(re.search(rb"resourceVersion=(\d+)", asked.string)[1]))  # type: ignore[index]
+                    self._before_answer(head)
                     sock.sendall(OK)
                     if b"Connection: close" in head:
                         return
@@ -67,6 +68,9 @@ class Master:
         finally:
             self._open.discard(sock)
             sock.close()
+
+    def _before_answer(self, head: bytes) -> None:
+        """Nothing is waited for."""
 
     @staticmethod
     def _watch(sock: socket.socket, version: int) -> None:
@@ -351,3 +355,46 @@ def test_workers_come_and_go(tmp_path: Path, masters: list[Master]) -> None:
         load.stop()
         assert not load.errors
         assert not lb.events("worker_died")
+
+
+def test_workers_that_leave_may_be_reloaded_and_wanted_again(tmp_path: Path) -> None:
+    """What waits for its answer cannot move yet; each reload finds the worker still leaving."""
+    master = PatientMaster()
+    site = Site([master])
+    with lbproxy(tmp_path, site.text(1)) as lb, ExitStack() as stack:
+        stack.callback(master.close)
+        first = lb.status()["workers"][0]["pid"]
+        os.kill(first, signal.SIGSTOP)  # so that the other one, which will leave, gets them
+        try:
+            clients = [socket.create_connection(("127.0.0.1", site.http), PATIENCE) for _ in range(5)]
+            for client in clients:
+                stack.enter_context(client)
+                client.sendall(b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n")
+            wait_for(lambda: master.served == len(clients))
+        finally:
+            os.kill(first, signal.SIGCONT)
+        for connect in (0.8, 0.7, 0.6):
+            reload(lb, tmp_path, site.text(1, workers=1, connect=connect))
+        assert len(lb.status()["workers"]) == 2
+        reload(lb, tmp_path, site.text(1, workers=2))
+        master.answer.set()
+        for _ in range(2):
+            for client in clients:
+                assert client.recv(len(OK), socket.MSG_WAITALL) == OK
+                client.sendall(b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_for(lambda: len(lb.events("worker_ready")) == 3)
+        assert [one["ready"] for one in lb.status()["workers"]] == [True, True]
+        assert not lb.events("worker_died")
+        assert b"lbproxy_worker_restarts_total 0.0" in lb.get("/metrics")[1]
+
+
+class PatientMaster(Master):
+    """Answers nobody but checks before it is told to."""
+
+    def __init__(self) -> None:
+        self.answer = threading.Event()
+        super().__init__()
+
+    def _before_answer(self, head: bytes) -> None:
+        if b"/readyz" not in head:
+            self.answer.wait(PATIENCE)

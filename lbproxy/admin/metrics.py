@@ -10,6 +10,7 @@ import os
 import resource
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -17,17 +18,20 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
-    SummaryMetricFamily,
 )
 
 from lbproxy import __version__
 from lbproxy.admin.status import spread_of
 from lbproxy.admin.view import BackendView, View, WorkerView
 from lbproxy.core.health import Health
-from lbproxy.core.leases import BOUNDS, LeaseReport
-from lbproxy.core.messages import BackendStats, ListenerStats, Stats
+from lbproxy.core.histogram import BOUNDS, dense
+from lbproxy.core.leases import BOUNDS as LEASE_BOUNDS
+from lbproxy.core.leases import LeaseReport
+from lbproxy.core.messages import DIALS, BackendStats, ListenerStats, Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Counters = ListenerStats | BackendStats
 
 _BACKEND = ["pool", "backend"]
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -60,7 +64,8 @@ class _Snapshot:
             for listener, counters in zip(self._view.config.listeners, self._stats.listeners, strict=True)
         ]
 
-        simple = partial(_counted, "lbproxy_listener", ["listener"], [([name], counters) for name, counters in rows])
+        labelled = [([name], counters) for name, counters in rows]
+        simple = partial(_counted, "lbproxy_listener", ["listener"], labelled)
         yield simple(GaugeMetricFamily, "current_connections", "Client connections open.", "active")
         yield simple(CounterMetricFamily, "accepted", "Client connections accepted.", "accepted")
         yield simple(CounterMetricFamily, "refused", "Client connections above max_connections, reset.", "refused")
@@ -91,8 +96,10 @@ class _Snapshot:
         )
         yield simple(CounterMetricFamily, "bytes_in", "Bytes from clients.", "bytes_in")
         yield simple(CounterMetricFamily, "bytes_out", "Bytes to clients.", "bytes_out")
-        yield _responses(rows)
-        yield _terminations(rows)
+        yield _responses("lbproxy_listener", ["listener"], labelled)
+        yield _terminations(
+            "lbproxy_listener", ["listener"], [(labels, counters.terminations) for labels, counters in labelled]
+        )
 
     def _backends(self) -> Iterator[Metric]:
         views = self._view.pools()
@@ -115,10 +122,9 @@ class _Snapshot:
         yield simple(CounterMetricFamily, "reused_connections", "Requests on a kept-alive connection.", "reused")
         yield simple(CounterMetricFamily, "bytes_in", "Bytes to the backend.", "bytes_in")
         yield simple(CounterMetricFamily, "bytes_out", "Bytes from the backend.", "bytes_out")
-        dials = SummaryMetricFamily("lbproxy_backend_dial_seconds", "Dials that succeeded.", labels=_BACKEND)
-        for labels, counters in labelled:
-            dials.add_metric(labels, count_value=counters.connects, sum_value=counters.connect_seconds)
-        yield dials
+        yield from _answers(labelled)
+        yield _terminations("lbproxy_backend", _BACKEND, [(labels, counters.ends) for labels, counters in labelled])
+        yield _dials(labelled)
         yield from _health([(pool, backend) for pool, backend, _counters in rows])
         none = CounterMetricFamily("lbproxy_pool_no_backend", "Picks that found no backend.", labels=["pool"])
         for pool_config in self._view.config.pools:
@@ -182,7 +188,7 @@ class _Snapshot:
 def _counted(
     prefix: str,
     labels: list[str],
-    rows: Iterable[tuple[list[str], ListenerStats | BackendStats]],
+    rows: Iterable[tuple[list[str], Counters]],
     kind: type[CounterMetricFamily | GaugeMetricFamily],
     name: str,
     text: str,
@@ -195,11 +201,35 @@ def _counted(
     return family
 
 
-def _responses(rows: list[tuple[str, ListenerStats]]) -> Metric:
-    family = CounterMetricFamily("lbproxy_listener_responses", "Responses by class.", labels=["listener", "class"])
-    for listener, counters in rows:
+def _responses(prefix: str, labels: list[str], rows: Iterable[tuple[list[str], Counters]]) -> Metric:
+    family = CounterMetricFamily(f"{prefix}_responses", "Responses by class.", labels=[*labels, "class"])
+    for values, counters in rows:
         for number in range(1, 6):
-            family.add_metric([listener, f"{number}xx"], counters.responses.get(number, 0))
+            family.add_metric([*values, f"{number}xx"], counters.responses.get(number, 0))
+    return family
+
+
+def _answers(rows: list[tuple[list[str], BackendStats]]) -> Iterator[Metric]:
+    yield _responses("lbproxy_backend", _BACKEND, rows)
+    heads = HistogramMetricFamily(
+        "lbproxy_backend_response_seconds", "From a request to the head of its response.", labels=_BACKEND
+    )
+    for labels, counters in rows:
+        heads.add_metric(labels, _cumulative(BOUNDS, dense(counters.heads)), counters.head_seconds)
+    yield heads
+
+
+def _dials(rows: list[tuple[list[str], BackendStats]]) -> Metric:
+    """Those that succeeded always, the others' buckets where there have been some."""
+    family = HistogramMetricFamily(
+        "lbproxy_backend_dial_seconds", "Connects to the backend, by result.", labels=[*_BACKEND, "result"]
+    )
+    for labels, counters in rows:
+        for result in DIALS:
+            if result == "ok" or result in counters.dial_seconds:
+                buckets = dense({bucket: count for (how, bucket), count in counters.dials.items() if how == result})
+                seconds = counters.dial_seconds.get(result, 0.0)
+                family.add_metric([*labels, result], _cumulative(BOUNDS, buckets), seconds)
     return family
 
 
@@ -217,23 +247,24 @@ def _retries(rows: list[tuple[list[str], BackendStats]]) -> Metric:
 
 def _lease_gaps(leases: LeaseReport) -> Metric:
     family = HistogramMetricFamily("lbproxy_lease_renewal_gap_seconds", "Time between two renewals of a lease.")
-    total, buckets = 0, []
-    for bound, count in zip([*map(str, BOUNDS), "+Inf"], leases.buckets, strict=True):
-        total += count
-        buckets.append((bound, total))
-    family.add_metric([], buckets, leases.gap_seconds)
+    family.add_metric([], _cumulative(LEASE_BOUNDS, leases.buckets), leases.gap_seconds)
     return family
 
 
-def _terminations(rows: list[tuple[str, ListenerStats]]) -> Metric:
+def _cumulative(bounds: Iterable[float], counts: Iterable[int]) -> list[tuple[str, float]]:
+    """Buckets as Prometheus has them: each with all that is in the ones before it."""
+    return list(zip([*map(str, bounds), "+Inf"], accumulate(counts), strict=True))
+
+
+def _terminations(prefix: str, labels: list[str], rows: Iterable[tuple[list[str], dict[str, int]]]) -> Metric:
     family = CounterMetricFamily(
-        "lbproxy_listener_terminations",
+        f"{prefix}_terminations",
         "Connections (tcp) and requests (http) by how they ended: HAProxy's two letters.",
-        labels=["listener", "code"],
+        labels=[*labels, "code"],
     )
-    for listener, counters in rows:
-        for code, count in sorted(counters.terminations.items()):
-            family.add_metric([listener, code], count)
+    for values, ends in rows:
+        for code, count in sorted(ends.items()):
+            family.add_metric([*values, code], count)
     return family
 
 

@@ -9,7 +9,8 @@ from typing import TypeVar
 from lbproxy.core.config import Config
 from lbproxy.core.messages import BackendStats, ListenerStats, Stats, StreamStats
 
-Key = TypeVar("Key", int, str)
+Key = TypeVar("Key", int, str, tuple[str, int])
+Number = TypeVar("Number", int, float)
 
 _GAUGES = frozenset({"active", "long_streams", "idle"})
 
@@ -89,6 +90,6 @@ def _add_streams(total: Stats, more: Stats) -> None:
                 kinds.setdefault(kind, StreamStats()).add(streams)
 
 
-def _add_counts(mine: dict[Key, int], theirs: dict[Key, int]) -> None:
+def _add_counts(mine: dict[Key, Number], theirs: dict[Key, Number]) -> None:
     for key, count in theirs.items():
         mine[key] = mine.get(key, 0) + count

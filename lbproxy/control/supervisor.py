@@ -339,7 +339,7 @@ class Supervisor:
                 return
             if not packet:
                 return
-            message = messages.decode(packet)
+            message = worker.inbox.take(packet)
             if isinstance(message, messages.Stats):
                 worker.generation = message.generation
                 worker.answer(message if message.generation == self._generation else worker.stats)

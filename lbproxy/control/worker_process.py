@@ -29,6 +29,7 @@ class Worker:
         self.held: dict[Socket, socket.socket] = {}  # what it listens on
         self.stats = totals.empty(config)
         self.generation = -1  # of the configuration that its last answer was about
+        self.inbox = messages.Inbox()
         self.log_fd = log_fd
         self.stream = trio.socket.from_stdlib_socket(channel)
         self._channel = channel

@@ -7,17 +7,21 @@ ends are one version of one program and parent and child, so the encoding is pic
 from __future__ import annotations
 
 import pickle
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from lbproxy.core.config import Config
 from lbproxy.core.health import Health
+from lbproxy.core.histogram import BOUNDS
 from lbproxy.core.leases import LeaseReport
 
 # Bytes of the largest message: a packet must fit into SO_SNDBUF, which an unprivileged process gets 208 KiB of.
-# A configuration with a thousand backends takes about half of it.
+# A configuration with a thousand backends takes about half of it. Counters come in parts if need be.
 MAX_MESSAGE = 192 * 1024
+PART = MAX_MESSAGE - 1024  # bytes of a larger message in one packet
 MAX_FDS = 250  # that come with a message; the kernel takes 253
 KEPT = -1  # a listening socket that a worker has already
+DIALS = ("ok", "refused", "timeout", "error")  # how a dial ends
 AGES = (60.0, 600.0, 3600.0)  # seconds: long streams are counted by these ages
 
 
@@ -183,15 +187,35 @@ class BackendStats:
     bytes_in: int = 0  # from the client to the backend
     bytes_out: int = 0
     retries: dict[str, int] = field(default_factory=dict)  # `retried` by reason, and dials that went on to another
-    connects: int = 0
-    connect_seconds: float = 0.0
     reused: int = 0  # requests that found a kept-alive connection
+    dials: dict[tuple[str, int], int] = field(default_factory=dict)  # result (DIALS) and bucket -> count
+    dial_seconds: dict[str, float] = field(default_factory=dict)  # by result
+    heads: dict[int, int] = field(default_factory=dict)  # from a request to the response's head, bucket -> count
+    head_seconds: float = 0.0
+    responses: dict[int, int] = field(default_factory=dict)  # status // 100 -> count
+    # HAProxy's two letters -> connections and requests that ended otherwise than well while this backend had them
+    ends: dict[str, int] = field(default_factory=dict)
 
     def retry(self, reason: str) -> None:
         """A request is sent again (stale, closed, refused), or a dial goes on to another backend (dial)."""
         self.retries[reason] = self.retries.get(reason, 0) + 1
         if reason != "dial":
             self.retried += 1
+
+    def dialled(self, result: str, seconds: float) -> None:
+        """A dial has come to its end."""
+        key = result, bisect_left(BOUNDS, seconds)
+        self.dials[key] = self.dials.get(key, 0) + 1
+        self.dial_seconds[result] = self.dial_seconds.get(result, 0.0) + seconds
+
+    def end(self, code: str) -> None:
+        """A connection or request has ended otherwise than well."""
+        self.ends[code] = self.ends.get(code, 0) + 1
+
+    @property
+    def connects(self) -> int:
+        """Dials that succeeded."""
+        return sum(count for (result, _bucket), count in self.dials.items() if result == "ok")
 
 
 @dataclass(slots=True)
@@ -248,8 +272,16 @@ class Stats:
     generation: int = 0  # of the configuration whose shape this has
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a message that is larger than a packet: the counters of a thousand busy backends are."""
+
+    data: bytes
+    last: bool
+
+
 ToWorker = Configure | Reconfigure | SetHealth | SetFailOpen | GetStats | Drain | HandOver | TakeOver | Find
-ToControl = Ready | BackendFailed | Stats | TakenOver | Found
+ToControl = Ready | BackendFailed | Stats | TakenOver | Found | Part
 
 
 def encode(message: ToWorker | ToControl) -> bytes:
@@ -258,6 +290,33 @@ def encode(message: ToWorker | ToControl) -> bytes:
     if len(data) > MAX_MESSAGE:
         raise ValueError(f"a {type(message).__name__} of {len(data)} bytes is larger than the control channel's limit")
     return data
+
+
+def encode_in_parts(message: ToControl) -> list[bytes]:
+    """The packets for a message of any size. No other message in parts may come between them."""
+    data = pickle.dumps(message, protocol=5)
+    if len(data) <= MAX_MESSAGE:
+        return [data]
+    starts = range(0, len(data), PART)
+    return [encode(Part(data[start : start + PART], start + PART >= len(data))) for start in starts]
+
+
+class Inbox:
+    """Puts together what came in parts."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def take(self, packet: bytes) -> ToWorker | ToControl | None:
+        """The message that a packet makes complete; None if it does not."""
+        message = decode(packet)
+        if not isinstance(message, Part):
+            return message
+        self._data += message.data
+        if not message.last:
+            return None
+        data, self._data = bytes(self._data), bytearray()
+        return decode(data)
 
 
 def decode(data: bytes) -> ToWorker | ToControl:

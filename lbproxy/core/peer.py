@@ -6,9 +6,11 @@ from typing import Any
 
 from lbproxy.core.config import Backend, BackendState
 from lbproxy.core.health import Health
+from lbproxy.core.histogram import BUCKETS, sparse
 from lbproxy.core.messages import BackendStats
 
 GONE = -1  # the index of a peer that is in no pool
+_NO_ANSWERS = [0] * BUCKETS
 
 
 class Peer:
@@ -17,6 +19,7 @@ class Peer:
     __slots__ = (
         "accessed",
         "address",
+        "answers",
         "backup",
         "bit",
         "checked",
@@ -52,6 +55,7 @@ class Peer:
         self.checked = 0
         self.health = Health.UNKNOWN
         self.stats = BackendStats()
+        self.answers = [[0] * BUCKETS for _ in range(6)]  # by status // 100, and by how long the head took
         self.dialled = 0  # connections or requests that got a connection made for them
         self.idle: list[Any] = []  # the data plane's kept-alive connections, newest last
         self.configure(index, config)
@@ -69,6 +73,19 @@ class Peer:
         self.fail_timeout = int(config.fail_timeout)
         self.state = config.state
         self.judge()
+
+    def snapshot(self) -> BackendStats:
+        """The counters, complete."""
+        stats = self.stats
+        stats.active = self.conns
+        stats.idle = len(self.idle)
+        stats.reused = stats.total - self.dialled
+        answers = [(kind, row) for kind, row in enumerate(self.answers) if row != _NO_ANSWERS]
+        stats.responses = {kind: sum(row) for kind, row in answers}
+        stats.heads = sparse(
+            answers[0][1] if len(answers) == 1 else map(sum, zip(*(row for _, row in answers), strict=True))
+        )
+        return stats
 
     def judge(self) -> None:
         """Whether it may be picked, by what the operator and the checks say."""

@@ -15,6 +15,7 @@ from lbproxy.dataplane.reactor import ERR, HUP, OUT, Reactor
 from lbproxy.dataplane.sockets import AF_UNIX, open_connection, pending_error, set_liveness
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
+_RESULTS = {errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "timeout"}  # of messages.DIALS
 # The local side ran out of something: the backend is not to blame, and another one would fare no better.
 _OWN_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
@@ -122,6 +123,7 @@ class Dial:
             try:
                 self._sock = self._dialer.connect(peer.address, self._dialer.side)
             except OSError as error:
+                peer.stats.dialled(_result(error.errno), 0.0)
                 if error.errno in _OWN_FAULT:
                     self._own_fault(peer)
                     return
@@ -152,13 +154,12 @@ class Dial:
             return
         error = pending_error(sock) if events & (ERR | HUP) else 0  # nothing else tells of a connect that failed
         if error:
+            peer.stats.dialled(_result(error), self._reactor.timers.now - self._started)
             self._failed(Termination.BACKEND_REFUSED, os.strerror(error))
         elif events & OUT:
             self.deadline = NEVER
             self._sock = None
-            stats = peer.stats
-            stats.connects += 1
-            stats.connect_seconds += self._reactor.timers.now - self._started
+            peer.stats.dialled("ok", self._reactor.timers.now - self._started)
             self.selection.succeed(peer, self._reactor.second)
             self._dialer.watch_over(sock)
             fd = sock.fileno()
@@ -171,6 +172,8 @@ class Dial:
 
     def on_timeout(self) -> None:
         waited = self._reactor.timers.now - self._started
+        if self.peer is not None:
+            self.peer.stats.dialled("timeout", waited)
         self._failed(Termination.BACKEND_TIMEOUT_CONNECT, f"no answer to TCP connect in {waited:.1f} s")
 
     def on_bug(self) -> None:
@@ -204,3 +207,7 @@ class Dial:
         self.selection.release(peer)
         self.peer = None
         self._on_failed(Termination.LIMIT)
+
+
+def _result(code: int | None) -> str:
+    return _RESULTS.get(code or 0, "error")

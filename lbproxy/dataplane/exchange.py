@@ -104,6 +104,7 @@ class Exchange(WatchFailover):
         self._backend = backend
         self._source = backend.source
         self.peer = peer
+        self._asked = self.listener.timers.now
         stats = peer.stats
         stats.total += 1
         if self._long:
@@ -149,6 +150,7 @@ class Exchange(WatchFailover):
         if peer.fails:
             selection.succeed(peer, listener.reactor.second)
         listener.classes[status // 100] += 1
+        self._count_answer(peer, status)
         if listener.timeouts.idle:
             self._seen, self._quiet = -1, 0
             listener.timers.arm(self, listener.timeouts.idle / QUARTERS)
@@ -189,6 +191,7 @@ class Exchange(WatchFailover):
         if not self._another_is_left(selection):
             return False
         self._retried = True
+        self._count_answer(peer, head.status)
         peer.stats.retry("refused")
         self._detach(backend)
         self._leave(peer, selection)
@@ -240,6 +243,8 @@ class Exchange(WatchFailover):
         self._answered = self.listener.timers.now
         self.deadline = NEVER
         self.listener.classes[1] += 1
+        assert self.peer is not None
+        self._count_answer(self.peer, 101)
         forward = response_head_to_forward(head, chunked=False, upgrade=True, connection=b"")
         sock, to_backend = backend.hand_over()
         self._backend = None
@@ -247,7 +252,6 @@ class Exchange(WatchFailover):
         self.out = b""
         if not self._long:
             self._long = True
-            assert self.peer is not None
             self.peer.stats.long_streams += 1
         if self.listener.access is not None and self.listener.access.at_open:
             self._log_open()

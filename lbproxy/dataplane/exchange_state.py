@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from socket import SocketType
 from typing import TYPE_CHECKING
 
+from lbproxy.core.histogram import BOUNDS
 from lbproxy.core.http1 import ChunkedWalk, RequestBlock, RequestLine, ResponseHead
 from lbproxy.core.peer import Peer
 from lbproxy.core.pool import Selection
@@ -35,6 +37,7 @@ class ExchangeState:
 
     __slots__ = (
         "_answered",
+        "_asked",
         "_backend",
         "_blamed",
         "_body_left",
@@ -107,6 +110,7 @@ class ExchangeState:
         self._retried = False
         self._started = 0.0
         self._status = 0
+        self._asked = 0.0  # when it was sent to the backend that has it
         self._answered = 0.0  # when the response's head came
         self._source = ""  # where the backend sees the connection come from, for the access log
         self._bytes_in = 0
@@ -200,6 +204,12 @@ class ExchangeState:
             self._blamed = peer
             self.peer = None
 
+    def _count_answer(self, peer: Peer, status: int) -> None:
+        """A backend has answered: the head is here."""
+        seconds = self.listener.timers.now - self._asked
+        peer.stats.head_seconds += seconds
+        peer.answers[status // 100][bisect_left(BOUNDS, seconds)] += 1
+
     def _release_peer(self) -> None:
         peer, selection = self.peer, self._selection
         if peer is not None and selection is not None:
@@ -235,6 +245,9 @@ class ExchangeState:
         else:
             listener.failed_requests += 1
             listener.count_end(termination)
+            peer = self.peer or self._blamed
+            if peer is not None:
+                peer.stats.end(termination.value)
         access = listener.access
         if access is not None and access.at_close:
             self._log(termination)

@@ -8,6 +8,9 @@ where they can change over: after the request has been sent, and after the answe
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
+from lbproxy.core.histogram import BOUNDS
 from lbproxy.core.http1 import RequestBlock, RequestLine, ResponseHead, plain_response
 from lbproxy.dataplane.exchange import Exchange
 from lbproxy.dataplane.exchange_state import EXCHANGE
@@ -34,7 +37,7 @@ class PlainExchange(Exchange):
         self.method = line.method
         self.plain = True
         self._close = block.close or listener.draining
-        self._started = now = timers.now
+        self._started = self._asked = now = timers.now
         self._status = self._bytes_in = self._bytes_out = self._body_left = 0
         self._retried = self._long = self._readable = False
         self._blamed = None
@@ -79,7 +82,8 @@ class PlainExchange(Exchange):
         size = len(data)
         listener = self.listener
         self._status = status = head.status
-        listener.classes[status // 100] += 1
+        kind = status // 100
+        listener.classes[kind] += 1
         send = self._send
         try:
             sent = send(data)
@@ -96,7 +100,11 @@ class PlainExchange(Exchange):
         if peer.fails and self._selection is not None:
             self._selection.succeed(peer, listener.reactor.second)
         peer.conns -= 1
-        peer.stats.bytes_out += size
+        stats = peer.stats
+        stats.bytes_out += size
+        seconds = listener.timers.now - self._asked
+        stats.head_seconds += seconds
+        peer.answers[kind][bisect_left(BOUNDS, seconds)] += 1  # as _count_answer
         self._backend = None
         backend.release()
         listener.stats.bytes_out += size

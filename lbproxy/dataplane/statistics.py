@@ -27,11 +27,6 @@ class Statistics:
 
     def collect(self, pools: Mapping[str, Pool], listeners: Sequence[Listener], now: float) -> Stats:
         """The counters as they stand, but for those that only the worker knows."""
-        for pool in pools.values():
-            for peer in pool.peers:
-                peer.stats.active = peer.conns
-                peer.stats.idle = len(peer.idle)
-                peer.stats.reused = peer.stats.total - peer.dialled
         no_backend: dict[str, int] = {}
         leases = LeaseReport()
         for listener in listeners:
@@ -39,7 +34,7 @@ class Statistics:
             leases.add(listener.leases.report(now))
         return Stats(
             listeners=[listener.snapshot() for listener in listeners],
-            pools={name: [peer.stats for peer in pool.peers] for name, pool in pools.items()},
+            pools={name: [peer.snapshot() for peer in pool.peers] for name, pool in pools.items()},
             accept_paused=sum(listener.accept_paused for listener in listeners),
             no_backend=no_backend,
             streams=self._recent_streams(pools, listeners, now),

@@ -7,7 +7,7 @@ from socket import SocketType
 from lbproxy.core.peer import Peer
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.dial import Dial
-from lbproxy.dataplane.listener import Listener
+from lbproxy.dataplane.listener import NORMAL, Listener
 from lbproxy.dataplane.relay import Relay
 from lbproxy.dataplane.sockets import local_address, reset_on_close
 
@@ -87,6 +87,8 @@ class TcpConnection(Relay):
         stats.bytes_out += bytes_out
         peer_stats.bytes_in += bytes_in
         peer_stats.bytes_out += bytes_out
+        if termination is not NORMAL:
+            peer_stats.end(termination.value)
         self._account("close", termination, bytes_in, bytes_out)
 
     def _on_connected(self, sock: SocketType, peer: Peer) -> None:

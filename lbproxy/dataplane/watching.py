@@ -128,6 +128,8 @@ class WatchFailover(RequestBody):
         """Another backend has answered. True: its body goes on where the last one's stopped."""
         watch, peer = self.watch, self.peer
         assert watch is not None
+        if peer is not None:
+            self._count_answer(peer, head.status)
         answer = judge_resumption(watch.body.stream, head.status, data[:body])
         if answer is Answer.GO_ON and head.length == CHUNKED:
             watch.resuming = False

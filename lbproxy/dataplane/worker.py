@@ -264,7 +264,8 @@ class Worker:
 
     async def _answer(self, answer: messages.Stats | messages.Found | messages.TakenOver) -> None:
         try:
-            await self._channel.send(messages.encode(answer))
+            for packet in messages.encode_in_parts(answer):
+                await self._channel.send(packet)
         except OSError:  # the control plane is gone: the next receive will say so
             return
 

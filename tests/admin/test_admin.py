@@ -277,6 +277,9 @@ def test_totals_keep_what_dead_workers_counted() -> None:
     one.pools["masters"][1].total = 7
     one.pools["masters"][1].long_streams = 4
     one.no_backend = {"doors": 2}
+    one.pools["masters"][1].dialled("ok", 0.002)
+    one.pools["masters"][1].heads = {0: 4, 3: 1}
+    one.pools["masters"][1].head_seconds = 0.5
     totals.add(retired, one, gauges=False)
     total = totals.sum_of(config, [retired, one])
     assert total.listeners[0].accepted == 10
@@ -285,6 +288,10 @@ def test_totals_keep_what_dead_workers_counted() -> None:
     assert total.pools["masters"][1].total == 14
     assert total.pools["masters"][1].long_streams == 4
     assert total.no_backend == {"doors": 4}
+    assert total.pools["masters"][1].dials == {("ok", 1): 2}
+    assert total.pools["masters"][1].dial_seconds == {"ok": 0.004}
+    assert total.pools["masters"][1].heads == {0: 8, 3: 2}
+    assert total.pools["masters"][1].head_seconds == 1.0
 
 
 def test_a_reader_that_stops_costs_lines_and_not_time() -> None:

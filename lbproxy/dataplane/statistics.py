@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from lbproxy.core.leases import LeaseReport
 from lbproxy.core.messages import Stats, StreamStats
@@ -20,22 +21,37 @@ class Statistics:
     def __init__(self) -> None:
         self._streams: Streams = {}
         self._count_streams_at = 0.0
+        self._pauses = 0  # these three are of listeners that are gone: what has been counted is never less
+        self._no_backend: dict[str, int] = {}
+        self._leases = LeaseReport()
 
     def forget(self) -> None:
         """What is remembered has the shape of an old configuration."""
         self._streams, self._count_streams_at = {}, 0.0
 
-    def collect(self, pools: Mapping[str, Pool], listeners: Sequence[Listener], now: float) -> Stats:
-        """The counters as they stand, but for those that only the worker knows."""
-        no_backend: dict[str, int] = {}
+    def keep(self, listener: Listener) -> None:
+        """A listener that is in the configuration no more has lost its last connection."""
+        self._pauses += listener.accept_paused
+        _count_no_backend(listener, self._no_backend)
+        self._leases.add(listener.leases.report(0.0))
+
+    def collect(
+        self, pools: Mapping[str, Pool], listeners: Sequence[Listener], retired: Sequence[Listener], now: float
+    ) -> Stats:
+        """The counters as they stand, but for those that only the worker knows.
+
+        `retired` are listeners that are in the configuration no more, and have connections.
+        """
+        no_backend = dict(self._no_backend)
         leases = LeaseReport()
-        for listener in listeners:
-            no_backend[listener.pool.name] = no_backend.get(listener.pool.name, 0) + listener.no_backend
+        leases.add(replace(self._leases, shown=[], known=0))
+        for listener in (*listeners, *retired):
+            _count_no_backend(listener, no_backend)
             leases.add(listener.leases.report(now))
         return Stats(
             listeners=[listener.snapshot() for listener in listeners],
             pools={name: [peer.snapshot() for peer in pool.peers] for name, pool in pools.items()},
-            accept_paused=sum(listener.accept_paused for listener in listeners),
+            accept_paused=self._pauses + sum(listener.accept_paused for listener in (*listeners, *retired)),
             no_backend=no_backend,
             streams=self._recent_streams(pools, listeners, now),
             leases=leases,
@@ -47,6 +63,11 @@ class Statistics:
             self._count_streams_at = now + INTERVAL
             self._streams = _streams(pools, listeners, now)
         return self._streams
+
+
+def _count_no_backend(listener: Listener, counts: dict[str, int]) -> None:
+    name = listener.pool.name
+    counts[name] = counts.get(name, 0) + listener.no_backend
 
 
 def _streams(pools: Mapping[str, Pool], listeners: Sequence[Listener], now: float) -> Streams:

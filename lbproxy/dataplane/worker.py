@@ -187,7 +187,9 @@ class Worker:
         for pool in self._pools.values():
             for peer in pool.peers:
                 self._obey_state(pool, peer, states.get(peer, peer.state))
-        self._retired = [one for one in self._retired if one.connections]
+        for one in [one for one in self._retired if not one.connections]:
+            self._retired.remove(one)
+            self._statistics.keep(one)
         self._statistics.forget()
         self._balance()
         self._reactor.settle()
@@ -393,7 +395,7 @@ class Worker:
 
     def stats(self) -> messages.Stats:
         """The counters as they stand."""
-        stats = self._statistics.collect(self._pools, self._listeners, self._reactor.timers.now)
+        stats = self._statistics.collect(self._pools, self._listeners, self._retired, self._reactor.timers.now)
         stats.internal_errors = self._reactor.internal_errors
         stats.log_dropped = self._log.dropped if self._log is not None else 0
         stats.generation = self._generation

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 
 from lbproxy.core import messages
-from lbproxy.core.config import Timeouts
+from lbproxy.core.config import AllDown, Config, Timeouts
 from lbproxy.core.histogram import BOUNDS
 from lbproxy.core.messages import BackendStats
 from tests.core.test_messages import busy
@@ -16,6 +18,12 @@ from tests.dataplane.test_exchange import OK, answering, ask, next_head, request
 LAST = "Connection: close"
 MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 WAIT = 0.3  # seconds
+
+
+def renamed(config: Config) -> Config:
+    """With a listener of another name, which is another one."""
+    (listener,) = config.listeners
+    return replace(config, listeners=(replace(listener, name="other"),))
 
 
 def late(response: bytes) -> Handler:
@@ -119,6 +127,35 @@ async def test_a_tcp_connection_that_its_backend_resets(lab: Lab) -> None:
     await client.aclose()
     await lb.until(lambda: bool(lb.backends[0].ends))
     assert lb.backends[0].ends == {"SD": 1}
+
+
+async def test_what_a_removed_listener_counted_stays_counted(lab: Lab) -> None:
+    lb = await lab.balance("http", lab.refusing(), all_down=AllDown.REJECT)
+    lb.worker._pools["p"].peers[0].usable = False
+    waiting = await lb.connect()  # keeps the listener for a moment longer
+    await lb.until(lambda: lb.listener.active == 1)
+    await ask(lb, request("/", LAST))
+    (removed,) = lb.worker._listeners
+    removed.accept_paused = 1
+    removed.leases.renewed("kube-system/x", 0.0)
+    removed.leases.renewed("kube-system/x", 2.0)
+
+    def counted() -> tuple[int, int, float, list[int]]:
+        stats = lb.worker.stats()
+        return stats.no_backend["p"], stats.accept_paused, stats.leases.gap_seconds, stats.leases.buckets
+
+    before = counted()
+    assert before[:3] == (1, 1, 2.0)
+    lb.reconfigure(renamed(lb.configure.config))
+    await lb.until(lambda: lb.worker.stats().generation == 1)
+    assert counted() == before, "while its last connection lives"
+    await waiting.aclose()
+    await lb.until(lambda: not removed.connections)
+    lb.reconfigure(lb.configure.config)
+    await lb.until(lambda: lb.worker.stats().generation == 2)
+    assert removed not in lb.worker._retired
+    assert counted() == before
+    assert lb.worker.stats().leases.known == 0
 
 
 async def test_counters_that_are_larger_than_a_packet_reach_the_control_plane(lab: Lab) -> None:

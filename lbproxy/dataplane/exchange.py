@@ -37,6 +37,7 @@ from lbproxy.dataplane.upgrade import UpgradedRelay
 from lbproxy.dataplane.watching import WatchFailover
 
 _SHUTTING_DOWN = b"apiserver is shutting down"
+_SAID_WITHIN = 300  # bytes: it stands in a Status object, behind some 80 bytes
 
 
 class Exchange(WatchFailover):
@@ -177,13 +178,13 @@ class Exchange(WatchFailover):
     def ask_another(self, head: ResponseHead, data: bytes, body: int) -> bool:
         """429 or 503: if it is an apiserver's that shuts down, send the request to another backend. False: it is not.
 
-        Such an apiserver has not begun the request: it says 429 with `Connection: close`, before 1.22 a 503 in these
-        words. A 429 for overload comes without, and goes to the client: to ask elsewhere would spread the load that
-        one of them has refused to take. Only for requests without a body, since bodies are not kept; the client gets
-        the others' answers and repeats its request.
+        Such an apiserver has not begun the request: it says 503 in these words, or 429 with `Connection: close`
+        (--shutdown-send-retry-after). A 429 for overload comes without, and goes to the client: to ask elsewhere would
+        spread the load that one of them has refused to take. Only for requests without a body, since bodies are not
+        kept; the client gets the others' answers and repeats its request.
         """
         block, peer, selection, backend = self.block, self.peer, self._selection, self._backend
-        shuts_down = head.close if head.status == 429 else _SHUTTING_DOWN in data[body : body + 100]
+        shuts_down = head.close if head.status == 429 else _SHUTTING_DOWN in data[body : body + _SAID_WITHIN]
         if not shuts_down or block is None or block.length or block.upgrade or self._retried or self.watch is not None:
             return False
         if peer is None or selection is None or backend is None:

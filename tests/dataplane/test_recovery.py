@@ -14,7 +14,15 @@ from tests.dataplane.test_dead import found
 from tests.dataplane.test_exchange import OK, next_head, request
 
 GOING = b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 5\r\n\r\ngoing"
-GOING_OLD = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 29\r\n\r\napiserver is shutting down.\r\n"
+# Word for word what kube-apiserver says, of every version (WithWaitGroup in its filters).
+GOING_STATUS = (
+    b'{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"apiserver is shutting down",'
+    b'"reason":"ServiceUnavailable","code":503}\n\n'
+)
+GOING_503 = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+    b"X-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n\r\n%b" % (len(GOING_STATUS), GOING_STATUS)
+)
 OVERLOADED = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 4\r\n\r\nbusy"
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nnone"
 
@@ -70,7 +78,7 @@ async def test_no_outage_no_limit(lab: Lab) -> None:
         assert await statuses(client, "/api/v1/pods", 50) == [200] * 50
 
 
-@pytest.mark.parametrize("refusal", [GOING, GOING_OLD])
+@pytest.mark.parametrize("refusal", [GOING, GOING_503])
 @pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
 async def test_a_refusal_of_one_that_shuts_down_goes_to_another(lab: Lab, refusal: bytes, method: str) -> None:
     """It has not begun with the request, whatever the method."""

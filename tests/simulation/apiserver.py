@@ -12,6 +12,10 @@ from tests.simulation.network import Path, SimSocket, World
 _VERSION = re.compile(r"resourceVersion=(\d+)")
 _TIMEOUT = re.compile(r"timeoutSeconds=(\d+)")
 GONE = b'{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","code":410}}\n'
+GOING = (
+    b'{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"apiserver is shutting down",'
+    b'"reason":"ServiceUnavailable","code":503}\n\n'
+)
 
 
 class Store:
@@ -200,7 +204,10 @@ class Serving:
         method, target, _ = head.first.split()
         world.tell(f"{master.name} <- {method} {target[-60:]} {body.decode()}")
         if master.draining and world.chance(0.5):
-            self._respond("429 Too Many Requests", b"apiserver is shutting down", "Connection: close\r\n")
+            if world.chance(0.5):
+                self._respond("503 Service Unavailable", GOING, "Retry-After: 1\r\n")
+                return
+            self._respond("429 Too Many Requests", b"please try again later", "Connection: close\r\n")
             self.end(reset=False)
         elif method in ("POST", "DELETE"):
             version = master.write(body.decode() or target.rpartition("/")[2])

@@ -229,7 +229,7 @@ class ListenerStats:
     watches_resumed: int = 0  # that went on at another backend
     watches_not_resumed: int = 0  # that lost their backend and were ended, because no other went on
     watches_ended: int = 0  # cleanly, to leave a backend that was not ready
-    relists_avoided: int = 0  # resumed where the client would have had to list again
+    relists_avoided: int = 0  # watches where the client would have had to list again
     watches_rebalanced: int = 0  # resumed elsewhere for evenness
     bytes_in: int = 0  # from clients
     bytes_out: int = 0

@@ -128,6 +128,7 @@ class Response:
             client.on_backend_gone(answered=True, reset=True)
             return b""
         if body.stream.refused:
+            watch.relist = True  # it would be told that its version is gone
             client.resume_watch("")
             return b""
         if body.end >= 0:

@@ -13,10 +13,13 @@ from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.core.watch import LAST_CHUNK, Answer, WatchBody, WatchRequest, judge_resumption, open_watch
 from lbproxy.core.watch import parse_watch_request as parse
+from lbproxy.core.watch.stream import MIN_AGE
 from lbproxy.dataplane.exchange_state import EXCHANGE
 from lbproxy.dataplane.relay import QUARTERS
 from lbproxy.dataplane.request_body import RequestBody
 from lbproxy.dataplane.timers import NEVER
+
+TOO_MANY = 429  # the only error after which a reflector does not list again, when it asks for a watch
 
 
 class Watch:
@@ -30,7 +33,7 @@ class Watch:
         self.framed = framed  # False: an HTTP/1.0 client, for whom the connection's end is the body's
         self.started = started
         self.resuming = False
-        self.relist = False  # as it broke, its client would have had to list again
+        self.relist = False  # without us its client would have had to list again
 
     @property
     def last_chunk(self) -> bytes:
@@ -38,6 +41,10 @@ class Watch:
 
     def can_resume(self) -> bool:
         return self.body.stream.resume_from is not None
+
+    def is_very_short(self, now: float) -> bool:
+        """Whether a reflector that lost it now would list again: half an event more or less does not matter to it."""
+        return not self.body.stream.events and now - self.started < MIN_AGE
 
     def request_line(self, now: float) -> bytes:
         """The line that asks for what is still to come."""
@@ -61,6 +68,7 @@ class WatchFailover(RequestBody):
         if request is not None and stream is not None:
             framed = bool(line.minor)
             self.watch = Watch(request, WatchBody(stream, framed=framed), framed, self.listener.timers.now)
+            self.listener.stats.relists_avoided += self._retried  # else the answer were a 502, which has it list again
 
     def resume_watch(self, reason: str, target: Peer | None = None, *, gone: bool = True) -> bool:
         """Ask another backend to go on. False, and nothing has been done, if there is no version to go on from.
@@ -71,8 +79,8 @@ class WatchFailover(RequestBody):
         watch, selection, backend, peer = self.watch, self._selection, self._backend, self.peer
         if watch is None or selection is None or not watch.can_resume():
             return False
-        # A reflector lists again after half an event, and when it is told that its version is gone.
-        watch.relist = watch.relist or watch.body.stream.held > 0 or watch.body.stream.refused
+        if gone and watch.is_very_short(self.listener.timers.now):
+            watch.relist = True
         if reason:
             self._blame(reason)
         elif peer is not None:
@@ -150,6 +158,7 @@ class WatchFailover(RequestBody):
         if answer is Answer.END:
             self.end_watch()
         else:
+            watch.relist = watch.relist or head.status != TOO_MANY
             self.resume_watch("")
         return False
 

@@ -142,6 +142,49 @@ async def test_one_that_cannot_go_on_is_passed_over(lab: Lab) -> None:
         await read_head(client)
         assert payload(await until_events(client, 2)) == event(5) + event(6)
     assert len(masters.targets) == 3
+    assert lb.listener.relists_avoided == 1
+
+
+TOO_MANY = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "saved"),
+    [
+        ([HEAD], 1),  # lost at once, before an event
+        ([HEAD, HEAD], 2),
+        ([HEAD + chunk(event(5)) + b"ff\r\n{"], 0),
+        ([HEAD + chunk(event(5)), TOO_MANY], 0),
+    ],
+)
+async def test_what_saves_a_list(lab: Lab, parts: list[bytes], saved: int) -> None:
+    """A reflector that loses a watch just watches again, unless it was very short. Half an event does not matter."""
+    lb = await Masters(*map(sending, parts), sending(HEAD + chunk(event(6)), "stay")).start(lab)
+    async with await lb.connect() as client:
+        await client.send_all(request(TARGET))
+        await read_head(client)
+        await until_events(client, 1)
+        assert lb.listener.relists_avoided == saved
+
+
+async def test_an_error_on_the_way_saves_a_list(lab: Lab) -> None:
+    unavailable = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+    masters = Masters(sending(HEAD + chunk(event(5))), sending(unavailable), sending(HEAD + chunk(event(6)), "stay"))
+    lb = await masters.start(lab)
+    async with await lb.connect() as client:
+        await client.send_all(request(TARGET))
+        await read_head(client)
+        await until_events(client, 2)
+    assert lb.listener.relists_avoided == 1
+
+
+async def test_a_request_for_a_watch_that_is_repeated_saves_a_list(lab: Lab) -> None:
+    lb = await Masters(sending(b""), sending(HEAD + chunk(event(5)), "stay")).start(lab)
+    async with await lb.connect() as client:
+        await client.send_all(request(TARGET))
+        await read_head(client)
+        await until_events(client, 1)
+    assert (lb.listener.watches_resumed, lb.listener.relists_avoided) == (0, 1)
 
 
 async def test_a_version_that_nobody_remembers(lab: Lab) -> None:

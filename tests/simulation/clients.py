@@ -241,10 +241,10 @@ class Reflector(Poller):
             super().on_broken(head)
             return
         self.record.broken_watches.append(f"{self.world.now - 1000:.4f} {self.name}")
-        if self._partial:
-            self._list_again("half an event")
+        if head is not None and not self._news and self.world.now - self._since < SHORT:
+            self._list_again("very short watch")
         else:
-            self.again(0.1, 1.0)
+            self.again(0.1, 1.0)  # half an event is dropped
 
     def _take_event(self, line: bytes) -> None:
         self.progress = self.world.now

@@ -70,12 +70,14 @@ def _add_verbs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """What is asked of a running lbproxy."""
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--socket", metavar="PATH", help="where it listens; default: admin.socket of -c FILE")
-    common.add_argument("--json", action="store_true", help="for programs")
+    printed = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    printed.add_argument("--json", action="store_true", help="for programs")
     pool = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    pool.add_argument("--pool", metavar="POOL", default="", help="where a backend is in several")
+    pool.add_argument("--pool", metavar="POOL", default="", help="where a backend is in several; alone: all of it")
 
     def add(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text, parents=[common, *parents], allow_abbrev=False)
+        parents = (common, *parents) if name == "top" else (common, printed, *parents)
+        return commands.add_parser(name, help=text, description=text, parents=parents, allow_abbrev=False)
 
     which = "as in lb.yaml; without the port, if that is clear"
     add("status", "listeners, pools and backends, in a table")
@@ -98,7 +100,7 @@ def _add_verbs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--log", action="append", metavar="FILE", help="the access log; - is stdin; default: who uses it now"
     )
     for parser in (drain, ready, maint, weight):
-        parser.add_argument("backend", metavar="BACKEND", help=which)
+        parser.add_argument("backend", nargs="?", default="", metavar="BACKEND", help=which)
     weight.add_argument("weight", type=int, metavar="N", help="1 to 65535")
     drain.add_argument("--wait", action="store_true", help="return when it has no connection left")
     drain.add_argument("--timeout", type=float, default=0.0, metavar="SECONDS", help="of --wait; then exit status 3")

@@ -11,8 +11,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,7 +26,11 @@ UPGRADE_TIMEOUT = 120.0  # seconds, most of them for connections that cannot mov
 
 
 class CallError(Exception):
-    """A verb that was refused, or reached nobody."""
+    """A verb that was refused, or got no answer."""
+
+
+class NobodyListensError(CallError):
+    """It has reached nobody."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -77,7 +80,9 @@ class Client:
                 raise CallError(content.get("error", f"{answer.status} {answer.reason}"))
             return content
         where = " nor at ".join(errors)
-        raise CallError(f"no lbproxy listens at {where}: is it running? --socket PATH says where (admin.socket)")
+        raise NobodyListensError(
+            f"no lbproxy listens at {where}: is it running? --socket PATH says where (admin.socket)"
+        )
 
 
 def run(args: argparse.Namespace, paths: Iterable[str]) -> int:
@@ -92,41 +97,44 @@ def run(args: argparse.Namespace, paths: Iterable[str]) -> int:
 
 def _set_state(client: Client, args: argparse.Namespace) -> int:
     answer = client.post("/state", backend=args.backend, pool=args.pool, state=args.command)
-    pool, backend = answer["pool"], answer["backend"]
+    pool, backends = answer["pool"], answer["backends"]
     if not answer["ready"]:
         print(f"lbproxy: warning: pool {pool} has no backend left that gets connections", file=sys.stderr)
     if args.json:
         print(json.dumps(answer))
     else:
-        print(f"{backend} of pool {pool}: {answer['state']}")
+        print("".join(f"{one} of pool {pool}: {answer['state']}\n" for one in backends), end="")
     if getattr(args, "wait", False):
-        return _wait_until_empty(client, pool, backend, args.timeout)
+        sys.stdout.flush()
+        return _wait_until_empty(client, pool, backends, args.timeout)
     return 0
 
 
-def _wait_until_empty(client: Client, pool: str, backend: str, timeout: float) -> int:
+def _wait_until_empty(client: Client, pool: str, backends: Sequence[str], timeout: float) -> int:
     deadline = time.monotonic() + timeout if timeout else None
     while True:
-        active = next(
-            one["active"]
-            for each in client.get("/status")["pools"]
-            if each["name"] == pool
-            for one in each["backends"]
-            if one["address"] == backend
-        )
-        if not active:
+        pools = {one["name"]: one["backends"] for one in client.get("/status")["pools"]}
+        active = {one["address"]: one["active"] for one in pools.get(pool, ())}
+        for backend in backends:
+            if backend not in active:
+                raise CallError(f"{backend} is in pool {pool} no more, by a reload: what it still has is not known")
+        busy = [backend for backend in backends if active[backend]]
+        if not busy:
             return 0
         if deadline is not None and time.monotonic() > deadline:
-            print(f"lbproxy drain: {backend} still has {active} after {timeout:g} s", file=sys.stderr)
+            left = ", ".join(f"{backend} still has {active[backend]}" for backend in busy)
+            print(f"lbproxy drain: {left} after {timeout:g} s", file=sys.stderr)
             return WAITED
         time.sleep(LOOK)
 
 
 def _weight(client: Client, args: argparse.Namespace) -> int:
     answer = client.post("/weight", backend=args.backend, pool=args.pool, weight=args.weight)
-    print(
-        json.dumps(answer) if args.json else f"{answer['backend']} of pool {answer['pool']}: weight {answer['weight']}"
-    )
+    if args.json:
+        print(json.dumps(answer))
+    else:
+        for backend in answer["backends"]:
+            print(f"{backend} of pool {answer['pool']}: weight {answer['weight']}")
     return 0
 
 
@@ -148,19 +156,33 @@ def _reload(client: Client, args: argparse.Namespace) -> int:
 def _upgrade(client: Client, args: argparse.Namespace) -> int:
     before = client.get("/status")
     version = client.post("/upgrade")["version"]
-    deadline = time.monotonic() + UPGRADE_TIMEOUT
-    while True:
-        time.sleep(LOOK)
-        with suppress(CallError):  # it is between two lives
-            status = client.get("/status")
-            done = status["upgraded_from"] and status["started_at"] != before["started_at"]
-            if done and not status["handing_over"]:
-                break
-        if time.monotonic() > deadline:
-            raise CallError(f"not over after {UPGRADE_TIMEOUT:g} s; its log says more")
+    status = _wait_for_successor(client, before)
     answer = {"from": before["version"], "to": version, "pid": status["pid"]}
     print(json.dumps(answer) if args.json else f"upgraded from {before['version']} to {version}")
     return 0
+
+
+def _wait_for_successor(client: Client, before: dict[str, Any]) -> dict[str, Any]:
+    """Its status, once it has everything."""
+    deadline = time.monotonic() + UPGRADE_TIMEOUT
+    while time.monotonic() < deadline:
+        time.sleep(LOOK)
+        try:
+            status: dict[str, Any] = client.get("/status")
+        except NobodyListensError:  # the socket stays open from one life to the next
+            raise CallError("lbproxy has ended, or its successor did not start; the log says more") from None
+        except CallError:  # it is between two lives
+            continue
+        if status["started_at"] == before["started_at"]:
+            if status["upgrade_error"]:
+                raise CallError(status["upgrade_error"])
+            if status["draining"]:
+                raise CallError("lbproxy is shutting down, and does not upgrade any more")
+        elif not status["upgraded_from"]:
+            raise CallError("lbproxy has been started anew: its successor did not start; the log says more")
+        elif not status["handing_over"]:
+            return status
+    raise CallError(f"not over after {UPGRADE_TIMEOUT:g} s; its log says more")
 
 
 def _status(client: Client, args: argparse.Namespace) -> int:
@@ -189,7 +211,7 @@ def _who(client: Client, args: argparse.Namespace) -> int:
     if not answer["count"]:
         print(f"lbproxy who: nobody uses {args.source} now; --log FILE says who did", file=sys.stderr)
         return 1
-    print(json.dumps(answer["connections"], indent=2) if args.json else connections_table(answer), end="")
+    print(json.dumps(answer["connections"], indent=2) + "\n" if args.json else connections_table(answer), end="")
     return 0
 
 

@@ -3,7 +3,7 @@
     POST /reload
     POST /upgrade
     POST /state    {"backend": "10.0.0.1:6443", "pool": "apiservers", "state": "ready" | "drain" | "maint"}
-    POST /weight   {"backend": ..., "pool": ..., "weight": 1..65535}
+    POST /weight   {"backend": ..., "pool": ..., "weight": 1..65535}     both: without a backend all of the pool
     POST /kick     {"backend": ..., "pool": ..., "client": "192.0.2.1:40000"}     any of them
     GET  /connections?backend=...&pool=...&client=...&source=...
 
@@ -13,11 +13,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
-from lbproxy.admin.view import View
+from lbproxy.admin.view import BackendView, View
 from lbproxy.core.config import BackendState
 from lbproxy.core.messages import Find, Found
 
@@ -61,11 +61,11 @@ class Actions(View, Protocol):
     async def upgrade(self, who: str) -> Upgrading:
         """Become the version that is installed."""
 
-    async def set_state(self, pool: str, address: str, state: BackendState, who: str) -> None:
-        """Set what the operator says of a backend."""
+    async def set_state(self, pool: str, addresses: Sequence[str], state: BackendState, who: str) -> None:
+        """Set what the operator says of these backends."""
 
-    async def set_weight(self, pool: str, address: str, weight: int, who: str) -> None:
-        """Set a backend's weight."""
+    async def set_weight(self, pool: str, addresses: Sequence[str], weight: int, who: str) -> None:
+        """Set these backends' weight."""
 
     async def find(self, wanted: Find, who: str) -> Found:
         """Client connections, ended if that is wanted."""
@@ -96,19 +96,19 @@ async def perform(actions: Actions, verb: str, body: bytes, who: str) -> dict[st
                 raise VerbError(409, upgrading.problem)
             return {"version": upgrading.version}
         case "/state":
-            pool, address = which(actions, asked)
+            pool, addresses = which_ones(actions, asked)
             state = _state(asked.get("state"))
-            await actions.set_state(pool, address, state, who)
-            return {"pool": pool, "backend": address, "state": state.value, "ready": _ready(actions, pool)}
+            await actions.set_state(pool, addresses, state, who)
+            return {"pool": pool, "backends": addresses, "state": state.value, "ready": _ready(actions, pool)}
         case "/weight":
-            pool, address = which(actions, asked)
+            pool, addresses = which_ones(actions, asked)
             weight = asked.get("weight")
             if type(weight) is not int or not 1 <= weight <= MOST_WEIGHT:
                 raise VerbError(
                     400, f"a weight is a whole number from 1 to {MOST_WEIGHT}; to give it nothing, drain it"
                 )
-            await actions.set_weight(pool, address, weight, who)
-            return {"pool": pool, "backend": address, "weight": weight}
+            await actions.set_weight(pool, addresses, weight, who)
+            return {"pool": pool, "backends": addresses, "weight": weight}
         case "/kick":
             wanted = find_fields(actions, asked)
             if not (wanted.backend or wanted.client or wanted.pool):
@@ -129,7 +129,7 @@ def which(view: View, asked: Mapping[str, Any]) -> tuple[str, str]:
     backend, pool = _text(asked, "backend"), _text(asked, "pool")
     pools = {name: views for name, views in view.pools().items() if pool in ("", name)}
     if not pools:
-        raise VerbError(404, f"there is no pool {pool}; there are: {', '.join(view.pools())}")
+        _pool(view, pool)
     all_of_them = [(name, one.config.address) for name, views in pools.items() for one in views]
     found = [(name, address.text) for name, address in all_of_them if address.text == backend]
     found = found or [(name, address.text) for name, address in all_of_them if address.host == backend]
@@ -144,6 +144,17 @@ def which(view: View, asked: Mapping[str, Any]) -> tuple[str, str]:
     raise VerbError(409, f"{backend} is several backends, write the port: {', '.join(text for _, text in found)}")
 
 
+def which_ones(view: View, asked: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The pool, and the addresses of the backend that is meant, or of all that it has. Raises VerbError."""
+    pool = _text(asked, "pool")
+    if _text(asked, "backend"):
+        pool, address = which(view, asked)
+        return pool, [address]
+    if not pool:
+        raise VerbError(400, "say whose: a backend's, or with --pool those of all that a pool has")
+    return pool, [one.config.address.text for one in _pool(view, pool)]
+
+
 def find_fields(view: View, asked: Mapping[str, Any]) -> Find:
     """What connections are meant. Raises VerbError."""
     pool, client, source = _text(asked, "pool"), _text(asked, "client"), _text(asked, "source")
@@ -151,9 +162,17 @@ def find_fields(view: View, asked: Mapping[str, Any]) -> Find:
         # In several pools it is still the same backend.
         found = {which(view, {**asked, "pool": name})[1] for name in _pools_of(view, asked)}
         return Find(pool, found.pop(), client, source)
-    if pool and pool not in view.pools():
-        raise VerbError(404, f"there is no pool {pool}; there are: {', '.join(view.pools())}")
+    if pool:
+        _pool(view, pool)
     return Find(pool, "", client, source)
+
+
+def _pool(view: View, name: str) -> list[BackendView]:
+    """Its backends. Raises VerbError."""
+    pools = view.pools()
+    if name not in pools:
+        raise VerbError(404, f"there is no pool {name}; there are: {', '.join(pools)}")
+    return pools[name]
 
 
 def _pools_of(view: View, asked: Mapping[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ from lbproxy.admin.runtime import Actions, VerbError, connections, perform
 from lbproxy.admin.status import status
 from lbproxy.admin.view import View
 
-REQUEST_TIMEOUT = 10.0  # seconds for one request, idle time before it included
+REQUEST_TIMEOUT = 10.0  # seconds for one request to come, idle time before it included, and for its answer to be taken
 MAX_CONNECTIONS = 64
 MAX_BODY = 65536  # bytes of a verb's body
 MAX_DIGITS = 9  # of a number in a query
@@ -84,12 +84,7 @@ class AdminServer:
         try:
             async with stream:
                 connection = h11.Connection(h11.SERVER)
-                while True:
-                    with trio.move_on_after(REQUEST_TIMEOUT) as scope:
-                        if not await self._exchange(connection, stream):
-                            return
-                    if scope.cancelled_caught:
-                        return
+                while await self._exchange(connection, stream):
                     connection.start_next_cycle()
         except (trio.BrokenResourceError, trio.ClosedResourceError, h11.ProtocolError):
             return
@@ -99,9 +94,14 @@ class AdminServer:
             self._places.release_on_behalf_of(stream)
 
     async def _exchange(self, connection: h11.Connection, stream: trio.SocketStream) -> bool:
-        """One request and its answer; whether another may follow."""
+        """One request and its answer; whether another may follow.
+
+        Clients have a limited time. What they ask for has not: a verb that is half done would be nobody's.
+        """
+        received: tuple[h11.Request, bytes] | None = None
         try:
-            received = await _request(connection, stream)
+            with trio.move_on_after(REQUEST_TIMEOUT):
+                received = await _request(connection, stream)
         except h11.RemoteProtocolError as error:
             if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 await _send(connection, stream, Answer(400, f"{error}\n".encode()), head=False)
@@ -113,8 +113,8 @@ class AdminServer:
             answer = await self._perform(self._actions, request, body, _who(stream))
         else:
             answer = await self._answer(request)
-        await _send(connection, stream, answer, head=request.method == b"HEAD")
-        return connection.our_state is h11.DONE and connection.their_state is h11.DONE
+        taken = await _send(connection, stream, answer, head=request.method == b"HEAD")
+        return taken and connection.our_state is h11.DONE and connection.their_state is h11.DONE
 
     async def _answer(self, request: h11.Request) -> Answer:
         if request.method not in (b"GET", b"HEAD"):
@@ -218,7 +218,8 @@ async def _request(connection: h11.Connection, stream: trio.SocketStream) -> tup
             return None
 
 
-async def _send(connection: h11.Connection, stream: trio.SocketStream, answer: Answer, *, head: bool) -> None:
+async def _send(connection: h11.Connection, stream: trio.SocketStream, answer: Answer, *, head: bool) -> bool:
+    """Whether the client has taken it."""
     headers = [
         ("Content-Type", answer.content_type),
         ("Content-Length", str(len(answer.body))),
@@ -231,4 +232,7 @@ async def _send(connection: h11.Connection, stream: trio.SocketStream, answer: A
     data = connection.send(h11.Response(status_code=answer.status, headers=headers)) or b""
     if not head:
         data += connection.send(h11.Data(data=answer.body)) or b""
-    await stream.send_all(data + (connection.send(h11.EndOfMessage()) or b""))
+    data += connection.send(h11.EndOfMessage()) or b""
+    with trio.move_on_after(REQUEST_TIMEOUT) as scope:
+        await stream.send_all(data)
+    return not scope.cancelled_caught

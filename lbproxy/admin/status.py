@@ -30,6 +30,7 @@ def status_of(view: View, stats: Stats) -> dict[str, Any]:
         "uptime_s": round(time.time() - view.started_at, 1),
         "draining": view.draining,
         "upgraded_from": view.upgraded_from or None,
+        "upgrade_error": view.upgrade_error,
         "handing_over": view.handing_over,
         "config": {
             "path": view.config_path,

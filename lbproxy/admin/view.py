@@ -53,6 +53,7 @@ class View(Protocol):
     draining: bool
     history: History
     events: RecentEvents
+    upgrade_error: str | None  # why the last upgrade did not happen
     upgraded_from: str  # the version that this process was before, or ""
 
     @property

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import trio
 
@@ -75,6 +75,7 @@ class ControlPlane:
         self._nursery: trio.Nursery | None = None
         self._reloading = trio.Lock()
         self.config_error: str | None = None
+        self.upgrade_error: str | None = None
         self._admin_scope = trio.CancelScope()
         self._supervisor = Supervisor(
             self.config,
@@ -153,7 +154,8 @@ class ControlPlane:
         async with self._reloading:
             self._service.reloading()
             result = await self._reload()
-            self._service.ready()
+            if not self.draining:
+                self._service.ready()
         self.config_error = "\n".join(result.problems) or None
         if result.ok:
             text = f"reloaded {self.config_path}: {'; '.join(result.changes) or 'nothing has changed'}"
@@ -234,8 +236,10 @@ class ControlPlane:
     async def upgrade(self, who: str) -> UpgradeResult:
         """Become the installed version; the answer comes before that. Nothing changes if there is a problem."""
         async with self._reloading:
+            self.upgrade_error = None
             result = await self._ask_successor()
             if result.problem:
+                self.upgrade_error = result.problem
                 self._log.error("upgrade_failed", f"upgrade refused, asked for by {who}: {result.problem}")
             elif self._nursery is not None:
                 self._log.info("upgrade", f"upgrading from {__version__} to {result.version}, asked for by {who}")
@@ -282,7 +286,8 @@ class ControlPlane:
         try:
             become_successor(estate, fds, {**os.environ, **self._service.environment})
         except OSError as error:
-            self._log.error("upgrade_failed", f"the installed version could not be executed: {error}")
+            self.upgrade_error = f"the installed version could not be executed: {error}"
+            self._log.error("upgrade_failed", self.upgrade_error)
             self._service.ready()
             for worker in workers:
                 os.close(worker.taker)
@@ -292,13 +297,15 @@ class ControlPlane:
     def is_set_at_runtime(self, pool: str, address: str) -> bool:
         return self._runtime_state.is_set(pool, address)
 
-    async def set_state(self, pool: str, address: str, state: BackendState, who: str) -> None:
-        self._runtime_state.set_state(pool, address, state)
-        await self._overlay("state", f"backend {address} of pool {pool} is set to {state.value} by {who}")
+    async def set_state(self, pool: str, addresses: Sequence[str], state: BackendState, who: str) -> None:
+        for address in addresses:
+            self._runtime_state.set_state(pool, address, state)
+        await self._overlay("state", f"{_backends(addresses)} of pool {pool} set to {state.value} by {who}")
 
-    async def set_weight(self, pool: str, address: str, weight: int, who: str) -> None:
-        self._runtime_state.set_weight(pool, address, weight)
-        await self._overlay("weight", f"backend {address} of pool {pool} has weight {weight}, set by {who}")
+    async def set_weight(self, pool: str, addresses: Sequence[str], weight: int, who: str) -> None:
+        for address in addresses:
+            self._runtime_state.set_weight(pool, address, weight)
+        await self._overlay("weight", f"{_backends(addresses)} of pool {pool} set to weight {weight} by {who}")
 
     async def _overlay(self, event: str, text: str) -> None:
         async with self._reloading:
@@ -400,6 +407,10 @@ class ControlPlane:
             self._log.warning(
                 "few_fds", f"only {soft} file descriptors are allowed, two for each connection: raise ulimit -n"
             )
+
+
+def _backends(addresses: Sequence[str]) -> str:
+    return f"backend{'' if len(addresses) == 1 else 's'} {', '.join(addresses)}"
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

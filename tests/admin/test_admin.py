@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,12 @@ from lbproxy.admin.server import AdminServer
 from lbproxy.admin.status import status
 from lbproxy.admin.view import BackendView, WorkerView
 from lbproxy.control.configfile import loads
-from lbproxy.core.config import Config
+from lbproxy.control.reload import ReloadResult
+from lbproxy.control.upgrade import UpgradeResult
+from lbproxy.core.config import BackendState, Config
 from lbproxy.core.health import CheckReport, CheckResult, CheckTimes, Health, Verdict
 from lbproxy.core.leases import LeaseReport, LeaseView
-from lbproxy.core.messages import Stats, StreamStats
+from lbproxy.core.messages import Find, Found, Stats, StreamStats
 
 METRICS_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -50,6 +52,7 @@ class Fixed:
         self.loaded_at = self.started_at = time.time()
         self.draining = False
         self.upgraded_from = ""
+        self.upgrade_error: str | None = None
         self.handing_over = 0
         self.ready = True
         self.stats = totals.empty(self.config)
@@ -188,6 +191,52 @@ async def test_a_bug_in_a_page_ends_that_connection_only(
     assert await ask(address, get("/status")) == b""
     assert "internal error in the admin endpoint" in caplog.text
     assert b"HTTP/1.1 200 " in await ask(address, get("/livez"))
+
+
+class Slow(Fixed):
+    """A reload takes its time."""
+
+    seconds = 1.0
+    reloads = 0
+
+    async def reload(self) -> ReloadResult:
+        await trio.sleep(self.seconds)
+        self.reloads += 1
+        return ReloadResult(changes=("all",))
+
+    async def upgrade(self, who: str) -> UpgradeResult:
+        raise NotImplementedError
+
+    async def set_state(self, pool: str, addresses: Sequence[str], state: BackendState, who: str) -> None:
+        raise NotImplementedError
+
+    async def set_weight(self, pool: str, addresses: Sequence[str], weight: int, who: str) -> None:
+        raise NotImplementedError
+
+    async def find(self, wanted: Find, who: str) -> Found:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_verb_has_the_time_that_it_takes(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """Slow clients are dropped. What was asked for is done to its end, whether anybody waits for it or not."""
+    monkeypatch.setattr(server, "REQUEST_TIMEOUT", 0.2)
+    view = Slow()
+    with trio.socket.socket(trio.socket.AF_UNIX) as sock:
+        await sock.bind(str(tmp_path / "sock"))
+        sock.listen()
+        nursery.start_soon(AdminServer(view, view).serve, trio.SocketListener(sock))
+        async with await trio.open_unix_socket(str(tmp_path / "sock")) as stream:
+            await stream.send_all(get("/reload", "POST"))
+            if waits:
+                with trio.fail_after(5):
+                    assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+        with trio.fail_after(5):
+            while not view.reloads:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
 
 
 async def test_idle_clients_are_dropped_and_do_not_keep_others_out(

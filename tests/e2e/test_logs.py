@@ -92,6 +92,9 @@ def test_who_is_behind_a_watch_while_it_lasts_and_afterwards(tmp_path: Path, pee
             begun = say(tmp_path, "who", source, "--log", str(lb.log))
             assert address in begun.stdout
             assert "still" in begun.stdout
+            listed = say(tmp_path, "who", source, "--json").stdout
+            assert listed.endswith("]\n")
+            assert [one["client"] for one in json.loads(listed)] == [address]
         wait_for(lambda: bool(lines(lb, "request")))
         (opened,), (closed,) = lines(lb, "open"), lines(lb, "request")
         assert opened["source"] == closed["source"] == source

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -180,6 +181,45 @@ def test_stopping_while_the_old_version_still_has_connections(tmp_path: Path) ->
         assert lb.process.wait(PATIENCE) == 0
 
 
+def test_who_asked_is_told_that_it_could_not_be_executed(tmp_path: Path, masters: list[Master], copy: Path) -> None:
+    site = Site(masters)
+    edit(copy, "control/upgrade.py", r"os\.execve\(_python\(\)", 'os.execve("/nonexistent/python"')
+    with (
+        lbproxy(tmp_path, site.text(), copy) as lb,
+        socket.create_connection(("127.0.0.1", site.tcp), PATIENCE) as relay,
+    ):
+        before = pids(lb)
+        for _ in range(2):
+            relay.sendall(GET)
+            assert relay.recv(100) == OK
+            failed = say(tmp_path, "upgrade", seconds=PATIENCE)
+            assert failed.returncode == 1
+            assert "could not be executed: [Errno 2]" in failed.stderr
+        assert "could not be executed" in lb.status()["upgrade_error"]
+        assert pids(lb) == before
+        relay.sendall(GET)
+        assert relay.recv(100) == OK
+
+
+@pytest.mark.parametrize("drain", [0, 20])
+def test_who_asked_is_told_that_it_is_shutting_down(
+    tmp_path: Path, masters: list[Master], copy: Path, drain: int
+) -> None:
+    site = Site(masters)
+    edit(copy, "control/app.py", r"^ANSWER_TIME = .*", "ANSWER_TIME = 3.0")
+    text = site.text(more=f"shutdown: {{drain: {drain}s, spread: 0s}}\n")
+    with lbproxy(tmp_path, text, copy) as lb, socket.create_connection(("127.0.0.1", site.tcp), PATIENCE) as relay:
+        relay.sendall(GET)
+        assert relay.recv(100) == OK
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(say, tmp_path, "upgrade", seconds=PATIENCE)
+            lb.wait_event("upgrade")
+            lb.process.send_signal(signal.SIGTERM)
+            failed = asked.result()
+        assert failed.returncode == 1
+        assert ("shutting down" if drain else "has ended") in failed.stderr
+
+
 def test_workers_of_the_old_version_outlive_a_successor_that_does_not_start(
     tmp_path: Path, masters: list[Master], copy: Path
 ) -> None:
@@ -190,7 +230,9 @@ def test_workers_of_the_old_version_outlive_a_successor_that_does_not_start(
         relay.sendall(GET)
         assert relay.recv(100) == OK
         edit(copy, "control/start.py", r"^def run\(", "def run(*_):\n    return 1\n\n\ndef _run(")
-        lb.process.send_signal(signal.SIGUSR2)
+        failed = say(tmp_path, "upgrade", seconds=PATIENCE)
+        assert failed.returncode == 1
+        assert "its successor did not start" in failed.stderr
         assert lb.process.wait(PATIENCE) == 1
         relay.sendall(GET)
         assert relay.recv(100) == OK

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,9 +32,9 @@ def masters() -> Iterator[list[Master]]:
         yield made
 
 
-def say(directory: Path, *words: str, user: int | None = None) -> subprocess.CompletedProcess[str]:
+def say(directory: Path, *words: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "lbproxy", words[0], "--socket", str(directory / "lb.sock"), *words[1:]]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, user=user)
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
 
 
 def do(directory: Path, *words: str) -> str:
@@ -171,6 +172,9 @@ def test_status_is_a_table(tmp_path: Path, masters: list[Master]) -> None:
         (["drain", "127.0.0.1", "--pool", "x"], "there is no pool x; there are: p, q"),
         (["weight", "127.0.0.1", "0", "--pool", "p"], "write the port"),
         (["kick"], "say whose connections"),
+        (["kick", "--pool", "x"], "there is no pool x; there are: p, q"),
+        (["drain"], "say whose: a backend's, or with --pool"),
+        (["maint", "--pool", "x"], "there is no pool x; there are: p, q"),
     ],
 )
 def test_what_is_not_clear_is_refused(tmp_path: Path, masters: list[Master], words: list[str], complaint: str) -> None:
@@ -235,6 +239,86 @@ def test_a_second_one_does_not_take_the_socket(tmp_path: Path, masters: list[Mas
         assert done.returncode == 1
         assert "admin.socket" in done.stderr
         assert do(tmp_path, "status")
+
+
+def test_a_whole_pool(tmp_path: Path, masters: list[Master]) -> None:
+    site = Site(masters)
+    with lbproxy(tmp_path, site.text()) as lb, connect(site.tcp) as relay, connect(site.http) as other:
+        for sock in (relay, other):
+            sock.sendall(GET)
+            assert sock.recv(100) == OK
+        said = do(tmp_path, "weight", "4", "--pool", "p")
+        assert said == "".join(f"{master.address} of pool p: weight 4\n" for master in masters)
+        assert [one["weight"] for one in lb.status()["pools"][0]["backends"]] == [4] * 3
+        drained = say(tmp_path, "drain", "--pool", "p", "--wait", "--timeout", "20")
+        assert drained.returncode == 0
+        assert drained.stdout == "".join(f"{master.address} of pool p: drain\n" for master in masters)
+        assert "pool p has no backend left" in drained.stderr
+        assert [one["state"] for pool in lb.status()["pools"] for one in pool["backends"]] == ["drain"] * 3 + [
+            "ready"
+        ] * 3
+        other.sendall(GET)
+        assert other.recv(1000).startswith(b"HTTP/1.1 503 ")
+        answer = json.loads(do(tmp_path, "ready", "--pool", "p", "--json"))
+        assert answer == {"pool": "p", "backends": [one.address for one in masters], "state": "ready", "ready": 3}
+        assert states(lb) == ["ready"] * 3
+        assert len(lb.events("state")) == 2, "one change each"
+        assert do(tmp_path, "kick", "--pool", "q") == "1 connection ended\n"
+        with pytest.raises(ConnectionResetError):
+            relay.recv(100)
+        assert say(tmp_path, "maint", "--pool", "q").returncode == 0
+        with pytest.raises(ConnectionResetError), connect(site.tcp) as refused:
+            refused.recv(1)
+
+
+def test_every_verb_speaks_json(tmp_path: Path, masters: list[Master]) -> None:
+    site = Site(masters[:1])
+    address = masters[0].address
+    with lbproxy(tmp_path, site.text()) as lb, connect(site.tcp) as relay:
+        relay.sendall(GET)
+        assert relay.recv(100) == OK
+        client = "{}:{}".format(*relay.getsockname())
+        version = lb.status()["version"]
+
+        def told(*words: str) -> Any:
+            text = do(tmp_path, *words, "--json")
+            assert text.endswith("\n")
+            return json.loads(text)
+
+        one = {"pool": "p", "backends": [address]}
+        assert told("drain", address, "--pool", "p") == {**one, "state": "drain", "ready": 0}
+        assert told("maint", address, "--pool", "p") == {**one, "state": "maint", "ready": 0}
+        assert told("ready", address, "--pool", "p") == {**one, "state": "ready", "ready": 1}
+        assert told("weight", address, "3", "--pool", "p") == {**one, "weight": 3}
+        assert told("reload") == {"changes": [], "warnings": told("reload")["warnings"]}
+        assert told("status")["pools"][0]["backends"][0]["weight"] == 3
+        (row,) = told("connections")["connections"]
+        assert (row["client"], row["backend"]) == (client, address)
+        assert [one["client"] for one in told("who", row["source"])] == [client]
+        assert told("upgrade") == {"from": version, "to": version, "pid": lb.process.pid}
+        assert told("kick", "--client", client) == {"ended": 1}
+
+
+def test_waiting_for_a_backend_that_a_reload_removes(tmp_path: Path, masters: list[Master]) -> None:
+    site = Site(masters)
+    with lbproxy(tmp_path, site.text()) as lb, connect(site.http) as sock:
+        sock.sendall(
+            b"GET /api/v1/pods?watch=true&resourceVersion=1&sendInitialEvents=true HTTP/1.1\r\nHost: a\r\n\r\n"
+        )
+        assert sock.recv(100)
+        wait_for(lambda: sum(one["active"] for one in lb.status()["pools"][0]["backends"]) == 1)
+        (busy,) = (one["address"] for one in lb.status()["pools"][0]["backends"] if one["active"])
+        command = [sys.executable, "-m", "lbproxy", "drain", "--socket", str(tmp_path / "lb.sock"), busy]
+        with subprocess.Popen(
+            [*command, "--pool", "p", "--wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as it:
+            assert it.stdout is not None
+            assert it.stderr is not None
+            assert it.stdout.readline()
+            site.masters = [one for one in masters if one.address != busy]
+            reload(lb, tmp_path, site.text())
+            assert it.wait(PATIENCE) == 1
+            assert it.stderr.read().decode().startswith(f"lbproxy drain: {busy} is in pool p no more")
 
 
 def test_wait_gives_up(tmp_path: Path, masters: list[Master]) -> None:

@@ -270,9 +270,9 @@ class BackendConnection(Response):
             self.left = DONE
             client.on_response_end()
         else:
-            client.on_backend_gone(answered=self.left != AWAITING_HEAD or bool(self._buffer), reset=False)
+            client.on_backend_gone(answered=self.begun, reset=False)
 
     def _broken(self, code: int | None) -> None:
         client = self.client
         if client is not None:
-            client.on_backend_gone(answered=self.left != AWAITING_HEAD or bool(self._buffer), reset=True)
+            client.on_backend_gone(answered=self.begun, reset=True)

@@ -129,7 +129,8 @@ class HttpConnection(PlainExchange):
         if not self.depends_on(peer):
             return
         if not self._status:
-            self.on_backend_gone(answered=False, reset=True)
+            assert self._backend is not None
+            self.on_backend_gone(answered=self._backend.begun, reset=True)
         elif not self.resume_watch(""):
             self._abort(Termination.BACKEND_DEAD, reset=True)
 

@@ -30,14 +30,13 @@ from lbproxy.dataplane.dial import Dial
 from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE
 from lbproxy.dataplane.listener import NORMAL
 from lbproxy.dataplane.relay import QUARTERS
-from lbproxy.dataplane.response import AWAITING_HEAD
+from lbproxy.dataplane.response import AWAITING_HEAD, TELLING
 from lbproxy.dataplane.sockets import local_address, reset_on_close
 from lbproxy.dataplane.timers import NEVER
 from lbproxy.dataplane.upgrade import UpgradedRelay
 from lbproxy.dataplane.watching import WatchFailover
 
 _SHUTTING_DOWN = b"apiserver is shutting down"
-_SAID_WITHIN = 300  # bytes: it stands in a Status object, behind some 80 bytes
 
 
 class Exchange(WatchFailover):
@@ -184,7 +183,7 @@ class Exchange(WatchFailover):
         kept; the client gets the others' answers and repeats its request.
         """
         block, peer, selection, backend = self.block, self.peer, self._selection, self._backend
-        shuts_down = head.close if head.status == 429 else _SHUTTING_DOWN in data[body : body + _SAID_WITHIN]
+        shuts_down = head.close if head.status == 429 else _SHUTTING_DOWN in data[body : body + TELLING]
         if not shuts_down or block is None or block.length or block.upgrade or self._retried or self.watch is not None:
             return False
         if peer is None or selection is None or backend is None:

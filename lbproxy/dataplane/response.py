@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 AWAITING_HEAD = -3  # `left` while the response's head is awaited
 DONE = 0
+UNAVAILABLE = 503
+TELLING = 300  # bytes of a 503's body that say why: a Status object has its message behind some 80 bytes
 
 
 class Response:
@@ -39,6 +41,11 @@ class Response:
         self._walk: ChunkedWalk | None = None
         self._persistent = True
         self._max_header = max_header
+
+    @property
+    def begun(self) -> bool:
+        """Whether a byte of the response has come."""
+        return self.left != AWAITING_HEAD or bool(self._buffer)
 
     def _on_head_bytes(self, client: Exchange, data: bytes) -> None:
         if self._buffer:
@@ -64,8 +71,16 @@ class Response:
                 self.left = DONE
                 if client.answer_whole(head, data, end + 4):
                     return
-            if head.status in REFUSALS and client.ask_another(head, data, end + 4):
-                return
+            if head.status in REFUSALS:
+                if (
+                    head.status == UNAVAILABLE
+                    and len(data) - end - 4 < min(head.length, TELLING)
+                    and client.method != "HEAD"
+                ):
+                    self._buffer = data  # it may be the refusal of one that shuts down: that shows in its body
+                    return
+                if client.ask_another(head, data, end + 4):
+                    return
             if head.status >= 200:
                 self._on_final_head(client, head, data, end + 4)
                 return

@@ -8,6 +8,7 @@ import trio
 from lbproxy.core import messages
 from lbproxy.core.config import AllDown, OnDead
 from lbproxy.core.health import Health
+from lbproxy.dataplane.client import HttpConnection
 from tests.dataplane.harness import Balancer, Lab, read_all, read_exactly, read_head
 from tests.dataplane.test_exchange import OK, next_head, request
 from tests.dataplane.test_watches import HEAD, TARGET, Masters, chunk, event, payload, sending, until_events
@@ -20,6 +21,12 @@ async def silent(stream: trio.SocketStream) -> None:
 def busy(lb: Balancer) -> int:
     """The backend that has the first connection."""
     return next(index for index, backend in enumerate(lb.backends) if backend.active)
+
+
+def begun(lb: Balancer) -> bool:
+    """Whether a part of an answer is here."""
+    connections = [one for one in lb.worker._listeners[0].connections if isinstance(one, HttpConnection)]
+    return any(one._backend is not None and one._backend.begun for one in connections)
 
 
 def found(lb: Balancer, backend: int, health: Health = Health.DOWN) -> None:
@@ -162,6 +169,18 @@ async def test_a_request_without_an_answer(lab: Lab, method: str, answer: bytes)
         await lb.until(lambda: len(masters.targets) == 1)
         found(lb, busy(lb))
         assert (await read_head(client)).split()[1] == answer
+
+
+async def test_a_request_whose_answer_has_begun_is_not_sent_again(lab: Lab) -> None:
+    """Not even a GET, and be it that only a part of the head has come."""
+    masters = Masters(sending(b"HTTP/1.1 200 OK\r\nContent-", "stay"), sending(OK, "stay"))
+    lb = await masters.start(lab, close_spread=0.0)
+    async with await lb.connect() as client:
+        await client.send_all(request("/api/v1/pods"))
+        await lb.until(lambda: begun(lb))
+        found(lb, busy(lb))
+        assert (await read_head(client)).split()[1] == b"502"
+    assert len(masters.targets) == 1
 
 
 async def test_a_body_is_cut_and_idle_connections_are_dropped(lab: Lab) -> None:

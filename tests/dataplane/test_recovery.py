@@ -10,7 +10,7 @@ import trio
 from lbproxy.core.config import Http
 from lbproxy.core.health import Health
 from tests.dataplane.harness import Lab, read_exactly, read_head
-from tests.dataplane.test_dead import found
+from tests.dataplane.test_dead import begun, found
 from tests.dataplane.test_exchange import OK, next_head, request
 
 GOING = b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 5\r\n\r\ngoing"
@@ -96,6 +96,39 @@ async def test_a_refusal_of_one_that_shuts_down_goes_to_another(lab: Lab, refusa
     assert len(asked) == 2
     assert sorted(backend.retried for backend in lb.backends) == [0, 1]
     assert [backend.active for backend in lb.backends] == [0, 0]
+
+
+@pytest.mark.parametrize("cut", [GOING_503.index(b"{"), GOING_503.index(b"is shutting")])
+async def test_a_refusal_whose_reason_comes_later(lab: Lab, cut: int) -> None:
+    """Its head says 503, and that can mean anything."""
+    first = True
+
+    async def going_once(stream: trio.SocketStream) -> None:
+        nonlocal first
+        while await next_head(stream):
+            if first:
+                first = False
+                await stream.send_all(GOING_503[:cut])
+                await lb.until(lambda: begun(lb))
+                await stream.send_all(GOING_503[cut:])
+            else:
+                await stream.send_all(OK)
+
+    lb = await lab.balance("http", await lab.backend(going_once), await lab.backend(going_once))
+    async with await lb.connect() as client:
+        await client.send_all(request("/api/v1/pods/p"))
+        assert await read_exactly(client, len(OK)) == OK
+
+
+async def test_the_head_alone_of_an_answer_to_head(lab: Lab) -> None:
+    async def unavailable(stream: trio.SocketStream) -> None:
+        while await next_head(stream):
+            await stream.send_all(GOING_503[: GOING_503.index(b"{")])
+
+    lb = await lab.balance("http", await lab.backend(unavailable), await lab.backend(unavailable))
+    async with await lb.connect() as client:
+        await client.send_all(request("/api/v1/pods/p", method="HEAD"))
+        assert b" 503 " in await read_head(client)
 
 
 @pytest.mark.parametrize("answer", [OVERLOADED, UNAVAILABLE])

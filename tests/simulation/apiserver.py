@@ -205,7 +205,7 @@ class Serving:
         world.tell(f"{master.name} <- {method} {target[-60:]} {body.decode()}")
         if master.draining and world.chance(0.5):
             if world.chance(0.5):
-                self._respond("503 Service Unavailable", GOING, "Retry-After: 1\r\n")
+                self._respond("503 Service Unavailable", GOING, "Retry-After: 1\r\n", chunked=False)
                 return
             self._respond("429 Too Many Requests", b"please try again later", "Connection: close\r\n")
             self.end(reset=False)
@@ -261,9 +261,9 @@ class Serving:
         self._position = -1
         self._send(b"0\r\n\r\n")
 
-    def _respond(self, status: str, body: bytes, fields: str = "") -> None:
+    def _respond(self, status: str, body: bytes, fields: str = "", *, chunked: bool = True) -> None:
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{fields}"
-        if self._world.chance(0.3) and body:
+        if chunked and self._world.chance(0.3) and body:
             cut = self._world.random.randint(1, len(body))
             pieces = b"".join(map(chunk, filter(None, (body[:cut], body[cut:]))))
             self._send(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + pieces + b"0\r\n\r\n")

@@ -47,6 +47,7 @@ class Balance:
     def look(self) -> None:
         """Move what is to be moved now."""
         peers, now = self._pool.peers, self._reactor.timers.now
+        self._pool.start_slowly(self._reactor.second)  # where nothing but streams is, nobody else does it
         counts = [peer.stats.long_streams if self._mode is Mode.HTTP else peer.conns for peer in peers]
         self._under_way = {
             one: target

@@ -54,6 +54,24 @@ async def test_watches_become_even_and_nobody_sees_it(lab: Lab) -> None:
         await client.aclose()
 
 
+async def test_the_share_of_one_that_starts_slowly_grows_without_requests(lab: Lab) -> None:
+    """Watches that nobody joins: the last request found the backend at a third of its share."""
+    lb = await lab.balance(
+        "http", *[await lab.backend(master) for _ in range(3)], slow_start=2.0, rebalance=Rebalance.AUTO
+    )
+    found(lb, 2, Health.DOWN)
+    clients = [await lb.connect() for _ in range(WATCHES)]
+    for client in clients[:-1]:
+        await client.send_all(request("/api/v1/configmaps?resourceVersion=4&watch=true"))
+        await until_events(client, 1)
+    found(lb, 2, Health.UP)
+    await clients[-1].send_all(request("/api/v1/configmaps?resourceVersion=4&watch=true"))
+    await until_events(clients[-1], 1)
+    await lb.until(lambda: streams(lb) == [4, 4, 4])
+    for client in clients:
+        await client.aclose()
+
+
 async def test_no_stream_is_moved_twice_in_a_short_time(lab: Lab) -> None:
     lb = await lab.balance(
         "http", *[await lab.backend(master) for _ in range(2)], slow_start=0.0, rebalance=Rebalance.OFF

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-START = 0.10  # of its share: a backend that has so much more is relieved ...
-STOP = 0.03  # ... until it has no more than this above it
-SPARE = 1  # streams above its share: who has no more is not relieved
+START = 0.10  # of its share: when a backend has so much more, or less, streams are moved ...
+STOP = 0.03  # ... until it is no further from it than this
+SPARE = 1  # streams: who is no further from its share is left alone
 SETTLE = 30  # seconds in which most of the excess should be gone
 MOST = 200  # moves a second
 
@@ -36,11 +36,11 @@ class Rebalancing:
             self.moving = False
             return []
         shares = [total * one / worth for one in worths]
-        # Half a stream above its share: who has so much more than another can give one away, and both are nearer.
+        # Half a stream from its share: who has so much more than another can give one away, and both are nearer.
         least, margin = (0.5, STOP) if self.moving else (SPARE, START)
         excess = [count - share for count, share in zip(counts, shares, strict=True)]
         self.moving = any(
-            more > (max(least, margin * share) if share else 0) for more, share in zip(excess, shares, strict=True)
+            abs(more) > (max(least, margin * share) if share else 0) for more, share in zip(excess, shares, strict=True)
         )
         if not self.moving:
             return []

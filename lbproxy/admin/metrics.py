@@ -138,6 +138,7 @@ class _Snapshot:
         yield from (now, times)
         yield from self._streams()
         yield _lease_gaps(self._stats.leases)
+        yield _lease_waits(self._stats.leases)
         yield GaugeMetricFamily("lbproxy_leases", "Leases seen being renewed.", value=self._stats.leases.known)
 
     def _streams(self) -> Iterator[Metric]:
@@ -242,6 +243,13 @@ def _retries(rows: list[tuple[list[str], BackendStats]]) -> Metric:
     for labels, counters in rows:
         for reason, count in sorted(counters.retries.items()):
             family.add_metric([*labels, reason], count)
+    return family
+
+
+def _lease_waits(leases: LeaseReport) -> Metric:
+    family = GaugeMetricFamily("lbproxy_lease_waiting_seconds", "Longest wait for a renewal now.", labels=["group"])
+    for group, seconds in leases.waits().items():
+        family.add_metric([group], seconds)
     return family
 
 

@@ -68,6 +68,7 @@ def sum_of(config: Config, stats: Iterable[Stats]) -> Stats:
     total = empty(config)
     for one in stats:
         add(total, one)
+    total.leases.trim()
     return total
 
 

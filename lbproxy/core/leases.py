@@ -10,9 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 MAX_NAMES = 10_000  # leases that are remembered: 5,000 nodes is what Kubernetes supports
-SHOWN = 20  # of one worker's in its report: leaders first, then those that have waited longest
+SHOWN = 20  # leaders first, then those that have waited longest; and the first of each group in any case
 BOUNDS = (1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 40.0)  # seconds; leaders have 10, nodes 40
 NODES = "kube-node-lease/"
+LEADERS = "kube-system/"
+
+FORGOTTEN_AFTER = 10  # times its last gap: a node that was deleted is nobody to wait for ...
+LEAST_MEMORY, MOST_MEMORY = 300.0, 3600.0  # ... but an alert has to see one that is stuck, for so many seconds
 
 
 @dataclass(slots=True)
@@ -27,7 +31,7 @@ class LeaseView:
 
 @dataclass(slots=True)
 class LeaseReport:
-    """What a worker says of leases: a few of them, and the gaps of all as a histogram."""
+    """What a worker says of leases: who waits, and the gaps of all as a histogram."""
 
     shown: list[LeaseView] = field(default_factory=list)
     known: int = 0
@@ -44,9 +48,26 @@ class LeaseReport:
         views = {view.name: view for view in self.shown}
         for view in other.shown:
             mine = views.get(view.name)
-            if mine is None or view.since < mine.since:  # its client has changed workers
-                views[view.name] = view
-        self.shown = sorted(views.values(), key=_order)[:SHOWN]
+            views[view.name] = view if mine is None else _one(mine, view)
+            self.known -= mine is not None
+        self.shown = sorted(views.values(), key=_order)
+
+    def trim(self) -> None:
+        """Show no more than a few, and of each group at least who has waited longest.
+
+        That comes last: who has left a worker is long in waiting there, and hides behind its newer self elsewhere.
+        """
+        firsts = {group_of(view.name): view for view in reversed(self.shown)}
+        kept = self.shown[:SHOWN]
+        self.shown = kept + [view for view in self.shown[SHOWN:] if view is firsts[group_of(view.name)]]
+
+    def waits(self) -> dict[str, float]:
+        """Seconds since the last renewal of the lease that has waited longest, by group."""
+        waits: dict[str, float] = {}
+        for view in self.shown:
+            group = group_of(view.name)
+            waits[group] = max(view.since, waits.get(group, 0.0))
+        return waits
 
 
 class Leases:
@@ -69,17 +90,49 @@ class Leases:
                 del self._known[next(iter(self._known))]
             self._known[name] = now, 0.0, 0.0
             return
-        last, _gap, longest = before
+        last, last_gap, longest = before
         gap = now - last
+        if gap > _memory(last_gap):  # as report() would have it
+            self._known[name] = now, 0.0, 0.0
+            return
         self._known[name] = now, gap, max(gap, longest)
         self._gap_seconds += gap
         self._buckets[sum(gap > bound for bound in BOUNDS)] += 1
 
     def report(self, now: float) -> LeaseReport:
+        """All that are remembered. Who has not been renewed for long is forgotten."""
+        gone = [name for name, (last, gap, _longest) in self._known.items() if now - last > _memory(gap)]
+        for name in gone:
+            del self._known[name]
         views = [LeaseView(name, now - last, gap, longest) for name, (last, gap, longest) in self._known.items()]
-        shown = sorted(views, key=_order)[:SHOWN]
-        return LeaseReport(shown, len(views), self._renewals, self._gap_seconds, list(self._buckets))
+        views.sort(key=_order)
+        return LeaseReport(views, len(views), self._renewals, self._gap_seconds, list(self._buckets))
 
 
-def _order(view: LeaseView) -> tuple[bool, float]:
-    return view.name.startswith(NODES), -view.since
+def group_of(name: str) -> str:
+    """nodes, leaders (those of the control plane), or others: who waits for how long differs."""
+    if name.startswith(NODES):
+        return "nodes"
+    return "leaders" if name.startswith(LEADERS) else "others"
+
+
+def _memory(gap: float) -> float:
+    return min(max(FORGOTTEN_AFTER * gap, LEAST_MEMORY), MOST_MEMORY)
+
+
+def _one(mine: LeaseView, theirs: LeaseView) -> LeaseView:
+    """One lease at two workers: its client has connected anew, or has connections to both.
+
+    The last gap is at most the time between the renewals that they saw last.
+    """
+    last, before = (mine, theirs) if mine.since <= theirs.since else (theirs, mine)
+    between = before.since - last.since
+    gap = min(last.gap, between) if last.gap else between
+    return LeaseView(last.name, last.since, gap, max(mine.longest, theirs.longest, gap))
+
+
+_ORDER = ("leaders", "others", "nodes")
+
+
+def _order(view: LeaseView) -> tuple[int, float]:
+    return _ORDER.index(group_of(view.name)), -view.since

@@ -36,11 +36,18 @@ class Statistics:
         self._leases.add(listener.leases.report(0.0))
 
     def collect(
-        self, pools: Mapping[str, Pool], listeners: Sequence[Listener], retired: Sequence[Listener], now: float
+        self,
+        pools: Mapping[str, Pool],
+        listeners: Sequence[Listener],
+        retired: Sequence[Listener],
+        now: float,
+        *,
+        alone: bool,
     ) -> Stats:
         """The counters as they stand, but for those that only the worker knows.
 
-        `retired` are listeners that are in the configuration no more, and have connections.
+        `retired` are listeners that are in the configuration no more, and have connections. `alone`: there is no other
+        worker.
         """
         no_backend = dict(self._no_backend)
         leases = LeaseReport()
@@ -48,6 +55,8 @@ class Statistics:
         for listener in (*listeners, *retired):
             _count_no_backend(listener, no_backend)
             leases.add(listener.leases.report(now))
+        if alone:
+            leases.trim()  # else the others' are needed first
         return Stats(
             listeners=[listener.snapshot() for listener in listeners],
             pools={name: [peer.snapshot() for peer in pool.peers] for name, pool in pools.items()},

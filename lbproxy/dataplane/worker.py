@@ -395,7 +395,8 @@ class Worker:
 
     def stats(self) -> messages.Stats:
         """The counters as they stand."""
-        stats = self._statistics.collect(self._pools, self._listeners, self._retired, self._reactor.timers.now)
+        now, alone = self._reactor.timers.now, self._config.workers == 1
+        stats = self._statistics.collect(self._pools, self._listeners, self._retired, now, alone=alone)
         stats.internal_errors = self._reactor.internal_errors
         stats.log_dropped = self._log.dropped if self._log is not None else 0
         stats.generation = self._generation

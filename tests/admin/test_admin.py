@@ -302,6 +302,7 @@ async def test_long_streams_leases_and_retries_are_shown(view: Fixed) -> None:
         'lbproxy_lease_renewal_gap_seconds_bucket{le="+Inf"} 2.0',
         "lbproxy_lease_renewal_gap_seconds_sum 9.0",
         "lbproxy_leases 1.0",
+        'lbproxy_lease_waiting_seconds{group="leaders"} 1.0',
     ):
         assert line in text, line
 

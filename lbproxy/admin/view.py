@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from lbproxy.core.check_counts import CheckCounts
 from lbproxy.core.config import Backend, BackendState, Config
 from lbproxy.core.health import CheckReport, Health
+from lbproxy.core.histogram import Histogram
 from lbproxy.core.messages import Stats
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ class BackendView:
     since: float  # seconds since the epoch
     last: CheckReport | None
     recent: tuple[CheckReport, ...] = ()  # the last checks, newest last
+    checks: CheckCounts = field(default_factory=CheckCounts)
+    downtime: float = 0.0  # seconds that it was not ready or down
 
     @property
     def eligible(self) -> bool:
@@ -71,6 +75,9 @@ class View(Protocol):
 
     def workers(self) -> list[WorkerView]:
         """The running workers."""
+
+    def answers(self) -> Histogram:
+        """How long workers have taken to answer."""
 
     def restarts(self) -> int:
         """Workers that died and were replaced."""

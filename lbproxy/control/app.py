@@ -35,6 +35,7 @@ from lbproxy.control.supervisor import Supervisor, WorkerStartError
 from lbproxy.control.upgrade import Estate, UpgradeResult, ask_successor, become_successor
 from lbproxy.core import messages
 from lbproxy.core.config import BackendState, Config, Log, Pool
+from lbproxy.core.histogram import Histogram
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STATUS_INTERVAL = 1.0  # seconds between two words to the service manager
@@ -333,6 +334,9 @@ class ControlPlane:
     def workers(self) -> list[WorkerView]:
         views = [WorkerView(one.number, one.pid, one.ready.is_set(), one.stats) for one in self._supervisor.workers]
         return sorted(views, key=lambda view: view.number)
+
+    def answers(self) -> Histogram:
+        return self._supervisor.answers
 
     def restarts(self) -> int:
         return self._supervisor.restarts

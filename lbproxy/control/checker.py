@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from lbproxy.control.probe import Probe
+from lbproxy.core.check_counts import CheckCounts
 from lbproxy.core.config import Backend, CheckType, Pool
 from lbproxy.core.health import CheckReport, CheckResult, Health, HealthChanged, HealthMachine, Verdict
 
@@ -40,6 +41,7 @@ class Checker:
         probe: Callable[[trio.Event], Awaitable[CheckResult]] | None = None,
         random: Callable[[], float] = random.random,
         wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool = pool
         self.backend = backend
@@ -48,6 +50,8 @@ class Checker:
         self.since = wall_clock()  # of `health`, seconds since the epoch
         self.last: CheckReport | None = None
         self.recent: deque[CheckReport] = deque(maxlen=REMEMBERED)  # newest last
+        self.counts = CheckCounts()
+        self.clock = clock
         self._check = pool.health_check
         self._machine = HealthMachine(self._check)
         self._on_check = on_check
@@ -71,6 +75,7 @@ class Checker:
         """Begin with what another checker has found out of the same backend."""
         self.reason, self.since, self.last = other.reason, other.since, other.last
         self.recent.extend(other.recent)
+        self.counts = other.counts
         if self._probe is not None:
             self._machine = HealthMachine(self._check, other.health)
 
@@ -78,6 +83,7 @@ class Checker:
         """Begin with what a predecessor has found out."""
         if self._probe is not None:
             self.reason, self.since = reason, since
+            self.counts.begin(health, self.clock())
             self._machine = HealthMachine(self._check, health)
 
     @property
@@ -127,6 +133,7 @@ class Checker:
             self.reason, self.since = change.reason, self._wall_clock()
         self.last = CheckReport(at, result, change, self._notice(result, change))
         self.recent.append(self.last)
+        self.counts.note(result, change, self.clock())
         self._on_check(self.last)
 
     def _notice(self, result: CheckResult, change: HealthChanged | None) -> str | None:

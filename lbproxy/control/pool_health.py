@@ -91,7 +91,16 @@ class PoolHealth:
 
     def views(self) -> list[BackendView]:
         return [
-            BackendView(one.backend, one.health, one.reason, one.since, one.last, tuple(one.recent))
+            BackendView(
+                one.backend,
+                one.health,
+                one.reason,
+                one.since,
+                one.last,
+                tuple(one.recent),
+                one.counts,
+                one.counts.downtime(one.clock()),
+            )
             for one in self.checkers
         ]
 

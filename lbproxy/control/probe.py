@@ -27,6 +27,7 @@ import trio
 from lbproxy import __version__
 from lbproxy.control.check_tls import CheckTls
 from lbproxy.control.check_words import LOCAL_ERRORS, os_words, refused_in_tls, seconds, ssl_words
+from lbproxy.core.certificate import CertificateError, expiry
 from lbproxy.core.config import Address, CheckType, HealthCheck
 from lbproxy.core.health import MAX_BODY, CheckResult, CheckTimes, Verdict, judge_answer
 
@@ -85,7 +86,12 @@ class Probe:
             result = await self._check_once(watch, trio.Event() if alive is None else alive)
         except CheckEndedError as failed:
             result = failed.result
-        return replace(result, times=watch.times(), advice=result.advice or self._tls.problem)
+        return replace(
+            result,
+            times=watch.times(),
+            advice=result.advice or self._tls.problem,
+            certificate_expires=watch.certificate_expires,
+        )
 
     async def _check_once(self, watch: _Stopwatch, alive: trio.Event) -> CheckResult:
         context = self._context() if self._check.type is CheckType.HTTPS else None
@@ -139,6 +145,8 @@ class Probe:
             raise _tls_failure(error.__cause__) from None
         if scope.cancelled_caught:
             raise CheckEndedError(Verdict.DOWN, f"TLS handshake: not complete in {seconds(budget)}")
+        with suppress(CertificateError):
+            watch.certificate_expires = expiry(tls.getpeercert(binary_form=True))
         return tls
 
     async def _ask(self, stream: trio.abc.Stream, watch: _Stopwatch, alive: trio.Event) -> CheckResult:
@@ -283,10 +291,11 @@ class _Answer:
 
 
 class _Stopwatch:
-    """Takes the time of each stage, also of one that fails."""
+    """Takes the time of each stage, also of one that fails, and notes what else is seen on the way."""
 
     def __init__(self) -> None:
         self._taken: dict[str, float] = {}
+        self.certificate_expires: float | None = None  # the backend's
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

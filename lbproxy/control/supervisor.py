@@ -22,6 +22,7 @@ from lbproxy.control.worker_log import LOG_PIPE, pump_log, read_log
 from lbproxy.control.worker_process import Socket, Worker
 from lbproxy.core import messages
 from lbproxy.core.config import Address, Config, Listener
+from lbproxy.core.histogram import Histogram
 
 STATS_INTERVAL = 1.0  # seconds between two looks at the counters
 STATS_PATIENCE = 0.3  # seconds a scrape waits for a busy worker before it takes what is known
@@ -65,6 +66,7 @@ class Supervisor:
     ) -> None:
         self.workers: list[Worker] = []
         self.restarts = 0
+        self.answers = Histogram()  # how long workers take to say what they have counted
         self._config = config
         self._listening = listening
         self._log = log
@@ -342,6 +344,7 @@ class Supervisor:
             message = worker.inbox.take(packet)
             if isinstance(message, messages.Stats):
                 worker.generation = message.generation
+                self.answers.note(worker.silent_for)
                 worker.answer(message if message.generation == self._generation else worker.stats)
                 if worker.behind:  # it is alive again: what it has missed of the health is told anew
                     worker.behind = not all(worker.send(health) for health in self._current_health())

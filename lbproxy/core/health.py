@@ -101,6 +101,7 @@ class CheckResult:
     failed_checks: tuple[str, ...] = ()  # the NAMEs of the answer's `[-]NAME failed` lines
     advice: str = ""  # what to configure so that the check can do its work
     times: CheckTimes = CheckTimes()
+    certificate_expires: float | None = None  # the backend's, if it showed one; seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)

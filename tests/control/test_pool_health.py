@@ -136,3 +136,36 @@ async def test_when_nobody_is_up_checks_hurry_and_one_success_is_enough(
     assert [checker.health for checker in world.health.checkers] == [Health.UP, Health.DOWN]  # `rise` holds again
     await world.run(3)
     assert [checker.health for checker in world.health.checkers] == [Health.UP, Health.UP]
+
+
+async def test_what_was_counted_outlives_a_reload_that_changes_the_check(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World(1)
+    (checker,) = world.health.checkers
+    checker.clock = trio.current_time
+    world.says = [DOWN]
+    await world.run(10.0)
+    (before,) = world.health.views()
+    assert before.checks.made > 3
+    assert before.checks.changes == 1
+    assert before.downtime == 10.0, "the first check has said so, at once"
+    check = replace(world.pool.health_check, path="/livez")
+    world.health.configure(replace(world.pool, health_check=check))
+    (changed,) = world.health.checkers
+    assert changed is not checker
+    assert changed.counts is before.checks
+    changed.clock = trio.current_time
+    await trio.sleep(5.0)
+    (after,) = world.health.views()
+    assert after.downtime == pytest.approx(before.downtime + 5.0), "it is still down"
+
+
+async def test_a_successor_counts_on_for_one_that_was_down(autojump_clock: trio.testing.MockClock) -> None:
+    world = World(1)
+    (checker,) = world.health.checkers
+    checker.clock = trio.current_time
+    world.health.restore([(checker.backend.address.text, "down", "because", 1.0)])
+    await trio.sleep(3.0)
+    (view,) = world.health.views()
+    assert view.downtime == 3.0

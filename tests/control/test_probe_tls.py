@@ -7,6 +7,7 @@ import re
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,17 @@ async def test_verified_by_address(pki: Pki) -> None:
     assert result.times.connect is not None
     assert result.times.tls is not None
     assert result.times.answer is not None
+
+
+@pytest.mark.parametrize("verified", [True, False])
+async def test_the_end_of_the_backends_certificate_is_seen(pki: Pki, verified: bool) -> None:
+    end = datetime(2035, 1, 2, 3, 4, 5, tzinfo=UTC)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    pki.ca.issue_cert("127.0.0.1", not_after=end).configure_cert(context)
+    async with serving(answering(OK), context) as address:
+        result = await check(address, replace(HTTPS, ca_file=pki.ca_file if verified else None))
+    assert result.verdict is Verdict.UP
+    assert result.certificate_expires == end.timestamp()
 
 
 async def test_verified_by_server_name(pki: Pki) -> None:

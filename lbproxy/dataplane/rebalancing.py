@@ -26,37 +26,40 @@ class Balance:
     """One pool's streams in one mode."""
 
     def __init__(self, pool: Pool, listeners: Iterable[Listener], mode: Mode, reactor: Reactor) -> None:
-        self._pool = pool
-        self._listeners = [one for one in listeners if one.pool is pool and one.config.mode is mode]
-        self._mode = mode
+        self.pool = pool
+        self.mode = mode
         self._reactor = reactor
+        self.configure(listeners)
         self._plan = Rebalancing()
         self._seen: dict[Connection, tuple[int, float]] = {}  # bytes moved, and since when that has not changed
         self._moved: dict[Connection, float] = {}
-        self._under_way: dict[Connection, int] = {}  # who has not arrived yet, by index of the target
+        self._under_way: dict[Connection, Peer] = {}  # who has not arrived yet, and where
         self._clients: dict[str, float] = {}  # when a tcp client was last disturbed
         self._allowance = 0.0
 
+    def configure(self, listeners: Iterable[Listener]) -> None:
+        """Take on other listeners. What has been moved lately is still known: a reload moves nobody twice."""
+        self._listeners = [one for one in listeners if one.pool is self.pool and one.config.mode is self.mode]
+
     @property
     def wanted(self) -> bool:
-        asked = self._pool.config.rebalance
-        return bool(self._listeners) and (
-            asked is Rebalance.ON or (asked is Rebalance.AUTO and self._mode is Mode.HTTP)
-        )
+        asked = self.pool.config.rebalance
+        return bool(self._listeners) and (asked is Rebalance.ON or (asked is Rebalance.AUTO and self.mode is Mode.HTTP))
 
     def look(self) -> None:
         """Move what is to be moved now."""
-        peers, now = self._pool.peers, self._reactor.timers.now
-        self._pool.start_slowly(self._reactor.second)  # where nothing but streams is, nobody else does it
-        counts = [peer.stats.long_streams if self._mode is Mode.HTTP else peer.conns for peer in peers]
+        peers, now = self.pool.peers, self._reactor.timers.now
+        self.pool.start_slowly(self._reactor.second)  # where nothing but streams is, nobody else does it
+        counts = [peer.stats.long_streams if self.mode is Mode.HTTP else peer.conns for peer in peers]
         self._under_way = {
             one: target
             for one, target in self._under_way.items()
             if self._is_open(one) and not any(one.depends_on(peer) for peer in peers)
         }
-        for target in self._under_way.values():
-            counts[target] += 1
-        moves = self._plan.plan(counts, _worths(self._pool))
+        for peer in self._under_way.values():
+            if not peer.removed:
+                counts[peer.index] += 1
+        moves = self._plan.plan(counts, _worths(self.pool))
         if not self._plan.moving:
             self._seen.clear()
             return
@@ -64,21 +67,23 @@ class Balance:
         self._clients = {ip: when for ip, when in self._clients.items() if now - when < REST}
         seen, self._seen = self._seen, {}
         candidates = {peers[source]: self._candidates(peers[source], seen, now) for source in {one for one, _ in moves}}
+        if not seen:
+            return  # who is quiet shows at the next look
         for source, target in moves[: self._allowed(sum(counts))]:
             while candidates[peers[source]]:
                 connection = candidates[peers[source]].pop()
-                if self._mode is Mode.TCP and connection.client_ip in self._clients:
+                if self.mode is Mode.TCP and connection.client_ip in self._clients:
                     continue
                 if connection.move_to(peers[target]):
                     self._moved[connection] = now
-                    self._under_way[connection] = target
+                    self._under_way[connection] = peers[target]
                     self._clients[connection.client_ip] = now
                     self._allowance -= 1
                     break
 
     def _allowed(self, count: int) -> int:
         """How many may be moved now."""
-        if self._mode is Mode.HTTP:
+        if self.mode is Mode.HTTP:
             return count
         self._allowance = min(self._allowance + min(TCP_SHARE * count, 1.0) * INTERVAL, 1.0)
         return int(self._allowance)
@@ -97,8 +102,8 @@ class Balance:
                 if moved != connection.bytes_moved:
                     since = now
                 self._seen[connection] = connection.bytes_moved, since
-                quiet = now - since >= (QUIET if self._mode is Mode.TCP else INTERVAL / 2)
-                if connection.can_leave or (self._mode is Mode.TCP and quiet):
+                quiet = now - since >= (QUIET if self.mode is Mode.TCP else INTERVAL / 2)
+                if connection.can_leave or (self.mode is Mode.TCP and quiet):
                     found.append((quiet, -connection.began, connection))
         found.sort(key=lambda one: one[:2])
         return [connection for _quiet, _began, connection in found]

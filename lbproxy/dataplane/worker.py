@@ -238,9 +238,14 @@ class Worker:
 
     def _balance(self) -> None:
         """Make what keeps long streams even, where that is wanted."""
-        pools, listeners = self._pools.values(), self._listeners
-        balances = [Balance(pool, listeners, mode, self._reactor) for pool in pools for mode in Mode]
-        self._balances = [balance for balance in balances if balance.wanted]
+        known = {(balance.pool, balance.mode): balance for balance in self._balances}
+        self._balances = []
+        for pool in self._pools.values():
+            for mode in Mode:
+                balance = known.get((pool, mode)) or Balance(pool, self._listeners, mode, self._reactor)
+                balance.configure(self._listeners)
+                if balance.wanted:
+                    self._balances.append(balance)
 
     async def _rebalance(self) -> None:
         reactor = self._reactor

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import trio
 
-from lbproxy.core.config import Mode, Rebalance
+from lbproxy.core.config import Http, Mode, Rebalance
 from lbproxy.core.health import Health
+from lbproxy.dataplane.listener import Connection
 from lbproxy.dataplane.rebalancing import Balance
+from lbproxy.dataplane.worker import Worker
 from tests.dataplane.harness import Balancer, Lab, read_head
 from tests.dataplane.test_dead import found, silent
 from tests.dataplane.test_exchange import next_head, request
+from tests.dataplane.test_handover_reload import reloaded
 from tests.dataplane.test_watches import HEAD, chunk, event, payload, until_events
 
 WATCHES = 12
@@ -96,6 +100,72 @@ async def test_no_stream_is_moved_twice_in_a_short_time(lab: Lab) -> None:
     assert streams(lb) == [5, 5]
     for client in clients:
         await client.aclose()
+
+
+async def test_a_reload_does_not_forget_who_was_moved(lab: Lab) -> None:
+    lb = await lab.balance("http", *[await lab.backend(master) for _ in range(2)], slow_start=0.0)
+    found(lb, 1, Health.DOWN)
+    clients = [await lb.connect() for _ in range(10)]
+    for client in clients:
+        await client.send_all(request("/api/v1/configmaps?resourceVersion=4&watch=true"))
+        await until_events(client, 1)
+    found(lb, 1, Health.UP)
+    worker = lb.worker
+    for _ in range(10):
+        worker._balances[0].look()
+    await lb.until(lambda: streams(lb) == [5, 5])
+    await reloaded(lb, replace(lb.configure.config, http=Http(recovery_rate=7)))
+    for index in (0, 1):
+        worker._pools["p"].peers[index].worth = 1.0 - index
+    for _ in range(10):
+        worker._balances[0].look()
+    await lb.until(lambda: lb.listener.watches_resumed == 5)
+    assert streams(lb) == [5, 5]
+    for client in clients:
+        await client.aclose()
+
+
+async def test_the_quiet_go_first_and_of_these_the_oldest(lab: Lab) -> None:
+    """The two oldest bring something again and again."""
+    speak: list[trio.MemorySendChannel[bytes]] = []
+
+    async def speaking(stream: trio.SocketStream) -> None:
+        await next_head(stream)
+        send, receive = trio.open_memory_channel[bytes](10)
+        speak.append(send)
+        await stream.send_all(HEAD + chunk(event(5)))
+        async for data in receive:
+            await stream.send_all(data)
+
+    lb = await lab.balance(
+        "http", *[await lab.backend(speaking) for _ in range(2)], slow_start=0.0, rebalance=Rebalance.OFF
+    )
+    found(lb, 1, Health.DOWN)
+    clients = [await lb.connect() for _ in range(6)]
+    for client in clients:
+        await client.send_all(request("/api/v1/configmaps?resourceVersion=4&watch=true"))
+        await until_events(client, 1)
+        lb.advance(1.0)
+    found(lb, 1, Health.UP)
+    worker = lb.worker
+    (listener,) = worker._listeners
+    by_age = sorted(listener.connections, key=lambda one: one.began)
+    balance = Balance(worker._pools["p"], worker._listeners, Mode.HTTP, worker._reactor)
+    moved: list[int] = []
+    for second in range(6):
+        for client, channel in zip(clients[:2], speak[:2], strict=True):
+            await channel.send(chunk(event(6 + second)))
+            await until_events(client, 1)
+        lb.advance(1.0)
+        balance.look()
+        moved += [index for index, one in enumerate(by_age) if index not in moved and not at(one, worker, 0)]
+    assert moved == [2, 3, 4]
+    for client in clients:
+        await client.aclose()
+
+
+def at(connection: Connection, worker: Worker, backend: int) -> bool:
+    return connection.depends_on(worker._pools["p"].peers[backend])
 
 
 async def test_tcp_connections_are_left_alone_unless_asked_for(lab: Lab) -> None:

@@ -192,10 +192,10 @@ class HttpConnection(PlainExchange):
                     raise BadMessageError("the request's head is larger than http.max_header", 431)
                 line = heads.line(data[:eol])
                 block = heads.block(line, data[eol + 2 : end])
-                heads.remember(data[: end + 4], line, block)
             except BadMessageError as error:
                 self._refuse(error, Termination.BAD_REQUEST)
                 return
+        heads.remember(data, end + 4, line, block)
         self._in = data[end + 4 :]
         self._begin(line, block)
 

@@ -2,7 +2,8 @@
 
 Clients repeat their request line and their block of header lines on every request, so what http1.py made of them is
 kept. The caches are bounded by entries and by bytes, and emptied when full: the working set is back in a moment, and
-an attacker's rubbish costs no more than a parse per request.
+an attacker's rubbish costs no more than a parse per request. Whole heads have bounds of their own: there may be as many
+of them as lines times blocks, and they must not cost the lines and the blocks their place.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_CACHED = 4096  # bytes of one line or block; longer ones (large bearer token
 class HeadCache:
     """Checked lines and blocks of the clients that one policy holds for."""
 
-    __slots__ = ("_bytes", "_plain_methods", "blocks", "lines", "plain", "policy")
+    __slots__ = ("_bytes", "_plain_bytes", "_plain_methods", "blocks", "lines", "plain", "policy")
 
     def __init__(self, policy: HeaderPolicy, plain_methods: frozenset[str]) -> None:
         self.policy = policy
@@ -36,6 +37,7 @@ class HeadCache:
         self.plain: dict[bytes, tuple[RequestLine, RequestBlock]] = {}  # whole heads, CRLF CRLF included
         self._plain_methods = plain_methods
         self._bytes = 0
+        self._plain_bytes = 0
 
     def tail(self, ip: str) -> bytes:
         """What ends a forwarded head: the client's address where X-Forwarded-For wants it."""
@@ -58,15 +60,20 @@ class HeadCache:
             self.blocks[block] = checked
         return checked
 
-    def remember(self, head: bytes, line: RequestLine, block: RequestBlock) -> None:
-        """Keep a whole head if the request is a plain one: nothing about it needs more than a pick and a send."""
+    def remember(self, data: bytes, end: int, line: RequestLine, block: RequestBlock) -> None:
+        """Keep a whole head, data[:end], if it is a plain request's: one that takes no more than a pick and a send."""
         if (
             line.method in self._plain_methods
             and line.minor
             and line.host is None
             and not (line.long_stream or block.length or block.upgrade or block.needs_host)
-            and self._room_for(head)
+            and end <= MAX_CACHED
+            and (head := data[:end]) not in self.plain
         ):
+            self._plain_bytes += end
+            if self._plain_bytes > MAX_BYTES or len(self.plain) >= MAX_ENTRIES:
+                self.plain.clear()
+                self._plain_bytes = end
             self.plain[head] = line, block
 
     def _room_for(self, key: bytes) -> bool:
@@ -74,10 +81,9 @@ class HeadCache:
         if size > MAX_CACHED:
             return False
         self._bytes += size
-        if self._bytes > MAX_BYTES or len(self.blocks) + len(self.lines) + len(self.plain) > MAX_ENTRIES:
+        if self._bytes > MAX_BYTES or len(self.blocks) + len(self.lines) > MAX_ENTRIES:
             self.lines.clear()
             self.blocks.clear()
-            self.plain.clear()
             self._bytes = size
         return True
 

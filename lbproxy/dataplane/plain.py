@@ -48,12 +48,15 @@ class PlainExchange(Exchange):
             selection.tried = 0
             selection.tier = listener.pool.primary
             selection.tries = listener.pool.tries
+            selection.hash = -1  # ip_hash goes on from here, and a new walk does not
+            selection.misses = 0
         peer = selection.pick(listener.reactor.second)
         if peer is None or not peer.idle:
             self.go_on_with(peer, selection)
             return
         self.peer = peer
         self._backend = backend = peer.idle.pop()
+        self._source = backend.source
         peer.stats.total += 1
         backend.client = self
         backend.left = AWAITING_HEAD
@@ -113,7 +116,6 @@ class PlainExchange(Exchange):
         if access is not None and access.at_close:
             self._bytes_out = size
             self._answered = listener.timers.now
-            self._source = backend.source
             self._log(NORMAL)
         self.peer = None
         self.next_request()

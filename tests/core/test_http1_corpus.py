@@ -142,7 +142,7 @@ def read(heads: HeadCache, head: bytes) -> tuple[object, object] | None:
         found = line, known or heads.block(line, block)
     except BadMessageError:
         return None
-    heads.remember(head + b"\r\n\r\n", *found)
+    heads.remember(head + b"\r\n\r\n", len(head) + 4, *found)
     return found
 
 

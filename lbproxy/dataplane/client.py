@@ -38,7 +38,7 @@ class HttpConnection(PlainExchange):
         self._plain = self._heads.plain
         self._tail = self._heads.tail(ip)
         self._hung_up = False  # the client has sent FIN
-        listener.timers.arm(self, listener.timeouts.request_header)
+        listener.timers.arm_briefly(self, listener.timeouts.request_header)
         listener.reactor.add(sock.fileno(), self.on_event)
         listener.enter(self)
 
@@ -402,5 +402,7 @@ class HttpConnection(PlainExchange):
         if self._pipe is not None:
             self.listener.reactor.pipes.give(self._pipe)
             self._pipe = None
-        self.listener.reactor.close(self.sock)
-        self.listener.leave(self)
+        listener = self.listener
+        listener.timers.brief.discard(self)
+        listener.reactor.close(self.sock)
+        listener.leave(self)

@@ -132,7 +132,7 @@ class Dial:
                 continue
             timers = self._reactor.timers
             self._started = now = timers.now
-            timers.arm(self, min(self._dialer.timeouts.connect, max(self._give_up_at - now, 0.0)))
+            timers.arm_briefly(self, min(self._dialer.timeouts.connect, max(self._give_up_at - now, 0.0)))
             self._reactor.add(self._sock.fileno(), self.on_event)
             return
         self.peer = None
@@ -141,6 +141,7 @@ class Dial:
     def abort(self) -> None:
         """The client went away: neither a success nor a failure of the backend."""
         self.deadline = NEVER
+        self._reactor.timers.brief.discard(self)
         if self._sock is not None:
             self._reactor.close(self._sock)
             self._sock = None
@@ -158,6 +159,7 @@ class Dial:
             self._failed(Termination.BACKEND_REFUSED, os.strerror(error))
         elif events & OUT:
             self.deadline = NEVER
+            self._reactor.timers.brief.discard(self)
             self._sock = None
             peer.stats.dialled("ok", self._reactor.timers.now - self._started)
             self.selection.succeed(peer, self._reactor.second)

@@ -256,6 +256,7 @@ class Exchange(WatchFailover):
         if self.listener.access is not None and self.listener.access.at_open:
             self._log_open()
         relay = UpgradedRelay(self, sock)
+        self.listener.timers.brief.discard(self)
         self.listener.leave(self)
         self.listener.enter(relay)
         self.phase = CLOSED

@@ -143,6 +143,7 @@ def _stop(relay: Relay) -> list[SocketType]:
         relay.reactor.pause(half.sock.fileno())
         half.eof, half.pending = True, b""  # a resumed pump finds nothing to do
         half.release_pipe()
+    relay.come_apart()
     return [relay.client.sock, relay.backend.sock]
 
 

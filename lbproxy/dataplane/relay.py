@@ -225,7 +225,7 @@ class Relay:
         self.backend = Half(self, backend)
         self.client.other, self.backend.other = self.backend, self.client
         if self.idle_timeout:
-            self.reactor.timers.arm(self, self.idle_timeout / QUARTERS)
+            self.reactor.timers.arm_briefly(self, self.idle_timeout / QUARTERS)
 
     @property
     def bytes_moved(self) -> int:
@@ -254,7 +254,7 @@ class Relay:
         if self.half_close_timeout:
             self._seen = self.client.bytes_read + self.backend.bytes_read
             self._quiet = 0
-            self.reactor.timers.arm(self, self.half_close_timeout / QUARTERS)
+            self.reactor.timers.arm_briefly(self, self.half_close_timeout / QUARTERS)
 
     def on_timeout(self) -> None:
         """A quarter of the idle time is over: count quiet quarters by the byte counters, at no cost per byte."""
@@ -287,6 +287,7 @@ class Relay:
         self.open = False
         self.deadline = NEVER
         reactor = self.reactor
+        reactor.timers.brief.discard(self)
         if termination is not Termination.NORMAL:
             reset_on_close(self.client.sock)
             reset_on_close(self.backend.sock)
@@ -297,6 +298,13 @@ class Relay:
         self.client.release_pipe()
         self.backend.release_pipe()
         self.on_end(termination)
+        self.come_apart()
+
+    def come_apart(self) -> None:
+        """It is over: let reference counts free it, at once and without a search for cycles."""
+        client, backend = self.client, self.backend
+        client.relay = backend.relay = OVER
+        client.other = backend.other = NOBODY
 
     def on_bug(self) -> None:
         self.end(Termination.INTERNAL)
@@ -304,3 +312,30 @@ class Relay:
     def on_end(self, termination: Termination) -> None:
         """For subclasses: count, log, give the backend back."""
         raise NotImplementedError
+
+
+class _Over(Relay):
+    """What an ended relay's halves belong to: a callback that was already on its way finds nothing to do."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.open = False
+
+    def end(self, termination: Termination) -> None:
+        """It has ended."""
+
+    def broken(self, half: Half, code: int) -> None:
+        """So it has."""
+
+
+class _Nobody(Half):
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.pending = b""
+        self.eof = self.shut = True
+
+
+OVER = _Over()
+NOBODY = _Nobody()

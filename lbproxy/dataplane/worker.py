@@ -41,7 +41,7 @@ from lbproxy.dataplane.tcp import TcpConnection
 _ROOM_FOR_FDS = socket.CMSG_SPACE(messages.MAX_FDS * 4)
 FAREWELL_INTERVAL = 0.5  # seconds between two looks for watches while draining
 REPORT_INTERVAL = 0.5  # seconds between two reports of failures of one backend
-GC_THRESHOLD = 50_000  # young objects before a collection: connections are freed by reference counts
+GC_THRESHOLD = 50_000  # young objects before a collection: connections are freed by reference counts (test_freeing.py)
 
 log = logging.getLogger(__name__)
 

@@ -108,3 +108,51 @@ def test_what_is_over_soon_is_not_kept_until_its_deadline() -> None:
     timers.turn(1.5)
     assert gone() is None
     assert len(timers) == 0
+
+
+# -- what is most likely over soon -------------------------------------------------------------------------------
+
+
+def test_what_is_over_before_the_sweep_is_kept_by_nobody() -> None:
+    timers = Timers(100.0, raise_again)
+    one = One(timers)
+    timers.arm_briefly(one, 30.0)
+    assert len(timers) == 1
+    timers.brief.discard(one)
+    gone = weakref.ref(one)
+    del one
+    assert gone() is None
+    assert len(timers) == 0
+
+
+@given(
+    st.floats(0.0, 3.0),
+    st.lists(st.tuples(st.floats(0.0, 1.5), st.one_of(st.none(), st.floats(0.05, 3.0))), max_size=4),
+    st.floats(0.0, 1.0),
+)
+def test_armed_briefly_or_not_it_fires_when_it_should(
+    delay: float, changes: list[tuple[float, float | None]], begin: float
+) -> None:
+    """Whatever happens to the deadline meanwhile: (seconds later, new delay or None for never)."""
+    timers = Timers(100.0, raise_again)
+    one = One(timers)
+    now = 100.0 + begin
+    timers.turn(now)
+    timers.arm_briefly(one, delay)
+    due = one.deadline
+    for later, new in [*changes, (5.0, None)]:
+        end = now + later
+        while now < end:
+            fired = len(one.fired)
+            now = min(now + 0.03, end)
+            timers.turn(now)
+            if len(one.fired) > fired:
+                assert due <= now <= due + 2 * TICK
+                due = NEVER
+            assert now <= due + 2 * TICK
+        if new is None:
+            one.deadline = due = NEVER
+        else:
+            timers.arm(one, new)
+            due = one.deadline
+    assert len(timers.brief) == 0

@@ -9,6 +9,7 @@ Exit status: 0 all is well, 1 the configuration is refused or the balancer faile
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -186,7 +187,8 @@ def _load(path: str, *, apart: bool) -> Loaded | None:
         print(f"{path}: refused, {count} problem{'' if count == 1 else 's'}", file=sys.stderr)
         return None
     for warning in loaded.warnings:
-        print(f"{warning.path}:{warning.line}: warning: {warning.message}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk below stderr is no reason not to start
+            print(f"{warning.path}:{warning.line}: warning: {warning.message}", file=sys.stderr)
     return loaded
 
 

@@ -7,6 +7,7 @@ queue fills, and then lines are dropped and counted, because health checks and c
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import stat
@@ -19,6 +20,9 @@ from lbproxy.admin.events import RecentEvents
 
 LEVELS = ("debug", "info", "warning", "error")
 HELD = 4 << 20  # bytes kept for a slow reader
+_FORMATTER = logging.Formatter()
+_ACCESS = b'{"ts":"'  # how a worker's access lines begin
+_NEXT_ACCESS = b"\n" + _ACCESS
 
 
 class Output:
@@ -64,10 +68,10 @@ class Output:
             self._size += len(lines)
             self._ready.notify()
 
-    def flush(self, seconds: float) -> None:
-        """Wait until everything is written, for at most so long."""
+    def flush(self, seconds: float) -> bool:
+        """Wait until everything is written, for at most so long; whether it is."""
         with self._ready:
-            self._ready.wait_for(lambda: not (self._queue or self._busy), seconds)
+            return self._ready.wait_for(lambda: not (self._queue or self._busy), seconds)
 
     def close(self, seconds: float = 1.0) -> None:
         """Write what is left, for at most so long."""
@@ -125,6 +129,10 @@ class EventLog:
         self._least = LEVELS.index(level)
         self._text = format == "text"
 
+    def say(self, level: str, event: str, message: str, **fields: object) -> None:
+        """At a level that has come from elsewhere."""
+        self._write(LEVELS.index(level) if level in LEVELS else len(LEVELS) - 1, event, message, fields)
+
     def debug(self, event: str, message: str, **fields: object) -> None:
         self._write(0, event, message, fields)
 
@@ -143,7 +151,8 @@ class EventLog:
         if level < self._least:
             return
         if self._text:
-            line = f"{stamp} {LEVELS[level].upper():<7} {event}: {message}".replace("\n", " / ")
+            words = f"{message}\n{fields['traceback']}" if fields.get("traceback") else message
+            line = f"{stamp} {LEVELS[level].upper():<7} {event}: {words}".replace("\n", " / ")
         else:
             line = json.dumps(
                 {"ts": stamp, "level": LEVELS[level], "event": event, "msg": message, **fields}, default=str
@@ -151,11 +160,27 @@ class EventLog:
         self._output.write(line.encode() + b"\n")
 
 
-class LinePump:
-    """Cuts a worker's stream of access-log lines at line ends, so that the lines of several workers never mix."""
+class Records(logging.Handler):
+    """The control plane's own log records (a bug in a page, say) as events: stderr may be read by nobody."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, log: EventLog) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        traceback = _FORMATTER.formatException(record.exc_info) if record.exc_info else ""
+        self._log.say(record.levelname.lower(), "internal", record.getMessage(), traceback=traceback)
+
+
+class LinePump:
+    """Cuts a worker's stream of access-log lines at line ends, so that the lines of several workers never mix.
+
+    `say` gets what is no access line: its log records, and what the interpreter writes to its stderr.
+    """
+
+    def __init__(self, output: Output, say: Callable[[bytes], None]) -> None:
         self._output = output
+        self._say = say
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
@@ -166,5 +191,23 @@ class LinePump:
             return
         lines = self._rest + lines + newline
         self._rest = rest
+        if not lines.startswith(_ACCESS) or lines.count(_NEXT_ACCESS) != lines.count(b"\n") - 1:
+            lines = self._sift(lines)
         turn = self._output.turn_access
+        if not lines:
+            return
         self._output.write(lines if turn is None else turn(lines))
+
+    def _sift(self, lines: bytes) -> bytes:
+        """The access lines. What stands between two of them is said in one piece: a traceback, perhaps."""
+        access, other = [], []
+        for line in lines.splitlines(keepends=True):
+            if line.startswith(_ACCESS):
+                access.append(line)
+            elif line.startswith(b"{"):
+                self._say(line)
+            else:
+                other.append(line)
+        if other:
+            self._say(b"".join(other))
+        return b"".join(access)

@@ -7,6 +7,7 @@ Everything lives in one nursery. It ends when the workers are gone, by drain or 
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import signal
@@ -20,7 +21,7 @@ import trio
 from lbproxy import __version__
 from lbproxy.admin.access_formats import formatter
 from lbproxy.admin.history import History
-from lbproxy.admin.log import EventLog, Output
+from lbproxy.admin.log import EventLog, Output, Records
 from lbproxy.admin.server import AdminServer
 from lbproxy.admin.view import BackendView, WorkerView
 from lbproxy.control.config_problem import ConfigError, Loaded
@@ -93,6 +94,7 @@ class ControlPlane:
 
     async def run(self) -> int:
         """Run until stopped; the exit status."""
+        logging.getLogger("lbproxy").addHandler(Records(self._log))
         with trio.open_signal_receiver(*SIGNALS) as received:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a predecessor has held them back
             started = True
@@ -283,7 +285,7 @@ class ControlPlane:
             "fds": fds,
         }
         self._service.reloading()
-        self._output.flush(FLUSH_TIME)
+        estate["log_is_cut"] = not self._output.flush(FLUSH_TIME)  # within a line, perhaps
         try:
             become_successor(estate, fds, {**os.environ, **self._service.environment})
         except OSError as error:

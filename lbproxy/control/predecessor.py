@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import trio
 
-from lbproxy.admin.log import LinePump, Output
-from lbproxy.control.worker_log import pump_log, read_log
+from lbproxy.admin.log import EventLog, Output
+from lbproxy.control.worker_log import line_pump, pump_log, read_log
 from lbproxy.control.worker_process import Worker
 from lbproxy.core import messages
 
@@ -58,9 +58,9 @@ class Predecessor:
         with self._taker:
             return worker.send_with(messages.TakeOver(), [self._taker.fileno()])
 
-    async def attend(self, output: Output) -> None:
+    async def attend(self, output: Output, log: EventLog) -> None:
         """Pass its log on until it ends."""
-        pump = LinePump(output)
+        pump = line_pump(output, log, self.pid)
         process = os.pidfd_open(self.pid)
         try:
             async with trio.open_nursery() as nursery:

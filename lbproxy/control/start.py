@@ -39,6 +39,8 @@ def run(loaded: Loaded, estate: Estate | None = None) -> int:
     ours = f"unix:{runtime_socket[1]}" not in sockets.handed_over
     output = Output()
     output.start()
+    if estate.get("log_is_cut"):
+        output.write(b"\n")
     try:
         return trio.run(ControlPlane(loaded, sockets, runtime_socket, output, estate).run)
     finally:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import trio
 
 from lbproxy.admin import totals
-from lbproxy.admin.log import EventLog, LinePump, Output
+from lbproxy.admin.log import EventLog, Output
 from lbproxy.control.board_file import BoardFile
 from lbproxy.control.predecessor import Bequest, Predecessor, bequeath
-from lbproxy.control.worker_log import LOG_PIPE, pump_log, read_log
+from lbproxy.control.worker_log import LOG_PIPE, line_pump, pump_log, read_log
 from lbproxy.control.worker_process import Socket, Worker
 from lbproxy.core import messages
 from lbproxy.core.config import Address, Config, Listener
@@ -168,7 +168,7 @@ class Supervisor:
     async def _succeed(self, predecessor: Predecessor, worker: Worker) -> None:
         if not predecessor.hand_over_to(worker):
             predecessor.let_go()
-        await predecessor.attend(self._output)
+        await predecessor.attend(self._output, self._log)
         self.predecessors.remove(predecessor)
 
     def broadcast(self, message: messages.ToWorker) -> None:
@@ -289,7 +289,9 @@ class Supervisor:
             passed.append(log_write)
             # exec, not fork: a worker imports a tenth of what this process has, and shares none of its state
             command = [sys.executable, "-m", "lbproxy.dataplane.worker", str(theirs.fileno())]
-            process = await trio.lowlevel.open_process(command, pass_fds=passed, stdin=subprocess.DEVNULL)
+            process = await trio.lowlevel.open_process(
+                command, pass_fds=passed, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log_write
+            )
             mine.pop_all()
         worker = Worker(number, process, ours, log_read, config)
         worker.place = place
@@ -309,7 +311,7 @@ class Supervisor:
 
     async def _attend(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
         """Listen to a worker until it ends."""
-        pump = LinePump(self._output)
+        pump = line_pump(self._output, self._log, worker.pid)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, worker, task_status)

@@ -48,6 +48,11 @@ class AccessLog:
             self._reactor.at_batch_end(self._flush)
         self._lines.append(f'{{"ts":"{self._stamp}",{fields}}}\n')
 
+    def say(self, line: str) -> None:
+        """Write a line that is none of the access log's, now."""
+        self._lines.append(line + "\n")
+        self._flush()
+
     def _flush(self) -> None:
         lines, self._lines = self._lines, []
         if len(self._rest) > HELD:

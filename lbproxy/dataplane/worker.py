@@ -35,6 +35,7 @@ from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.moving import State, left_behind
 from lbproxy.dataplane.reactor import Reactor
 from lbproxy.dataplane.rebalancing import INTERVAL, Balance
+from lbproxy.dataplane.reports import Reports
 from lbproxy.dataplane.statistics import Statistics
 from lbproxy.dataplane.tcp import TcpConnection
 
@@ -54,7 +55,7 @@ class Worker:
         self._channel = trio.socket.from_stdlib_socket(channel)
         self._config = config = configure.config
         self._reactor = Reactor() if reactor is None else reactor
-        self._log = None if configure.access_log_fd is None else AccessLog(configure.access_log_fd, self._reactor)
+        self.log = None if configure.access_log_fd is None else AccessLog(configure.access_log_fd, self._reactor)
         self._generation = configure.generation
         self._pools: dict[str, Pool] = {}
         self._listeners: list[Listener] = []
@@ -383,7 +384,7 @@ class Worker:
         )
 
     def _access(self) -> AccessLog | None:
-        return None if self._log is None else self._log.configure(self._config.log.access)
+        return None if self.log is None else self.log.configure(self._config.log.access)
 
     def _report(self, pool: Pool, peer: Peer, reason: str) -> None:
         """Tell the control plane of a passive failure, at most every REPORT_INTERVAL."""
@@ -403,7 +404,7 @@ class Worker:
         now, alone = self._reactor.timers.now, self._config.workers == 1
         stats = self._statistics.collect(self._pools, self._listeners, self._retired, now, alone=alone)
         stats.internal_errors = self._reactor.internal_errors
-        stats.log_dropped = self._log.dropped if self._log is not None else 0
+        stats.log_dropped = self.log.dropped if self.log is not None else 0
         stats.generation = self._generation
         return stats
 
@@ -436,17 +437,22 @@ async def serve(channel: socket.socket) -> None:
         if not isinstance(configure, messages.Configure):
             raise TypeError(f"the first message is {type(configure).__name__}, not Configure")
         worker = Worker(configure, channel)
+        if worker.log is not None:
+            logging.getLogger().addHandler(Reports(worker.log))
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 100)
-        await worker.run()
+        try:
+            await worker.run()
+        except Exception:  # no guard: it ends, and says why
+            log.exception("internal error in the worker, which ends")
+            raise SystemExit(1) from None
 
 
 def main(argv: list[str]) -> int:
     """The process. Signals are the control plane's business: a terminal's ^C reaches the whole group."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="lbproxy worker: %(levelname)s: %(message)s")
     trio.run(serve, socket.socket(fileno=int(argv[1])))
     return 0
 

@@ -22,6 +22,7 @@ from lbproxy.admin.view import BackendView, WorkerView
 from lbproxy.control.configfile import loads
 from lbproxy.control.reload import ReloadResult
 from lbproxy.control.upgrade import UpgradeResult
+from lbproxy.control.worker_log import line_pump
 from lbproxy.core.config import BackendState, Config
 from lbproxy.core.health import CheckReport, CheckResult, CheckTimes, Health, Verdict
 from lbproxy.core.histogram import Histogram
@@ -375,15 +376,44 @@ def test_lines_of_several_workers_do_not_mix() -> None:
     reader, writer = os.pipe()
     output = Output(writer)
     output.start()
-    first, second = LinePump(output), LinePump(output)
-    first.feed(b"one-")
-    second.feed(b"two\nthr")
+    said: list[bytes] = []
+    first, second = LinePump(output, said.append), LinePump(output, said.append)
+    first.feed(b'{"ts":"one-')
+    second.feed(b'{"ts":"two\n{"ts":"thr')
     first.feed(b"more\n")
     second.feed(b"ee\n")
     output.close()
     os.close(writer)
     with open(reader, "rb") as file:
-        assert sorted(file.read().splitlines()) == [b"one-more", b"three", b"two"]
+        assert sorted(file.read().splitlines()) == [b'{"ts":"one-more', b'{"ts":"three', b'{"ts":"two']
+    assert said == []
+
+
+def test_what_is_no_access_line_is_an_event() -> None:
+    reader, writer = os.pipe()
+    output = Output(writer)
+    output.start()
+    log = EventLog(output)
+    pump = line_pump(output, log, 7)
+    pump.feed(b'{"ts":"one"}\n{"level": "warning", "msg": "so so"}\n{"ts":"two"}\n')
+    pump.feed(b'Traceback:\n  somewhere\nBoom\n{"level": "error", "msg": "bad", "traceback": "a\\nb"}\n')
+    pump.feed(b"{not json\n")
+    log.configure("info", "text")
+    pump.feed(b'{"level": "error", "msg": "bad", "traceback": "a\\nb"}\n')
+    output.close()
+    os.close(writer)
+    with open(reader, "rb") as file:
+        lines = file.read().decode().splitlines()
+    assert lines.pop().endswith(" ERROR   worker: worker 7: bad / a / b")
+    access = [line for line in lines if line.startswith(('{"ts":"one"', '{"ts":"two"'))]
+    assert access == ['{"ts":"one"}', '{"ts":"two"}']
+    events = [json.loads(line) for line in lines if line not in access]
+    assert [(one["level"], one["event"], one["msg"], one.get("traceback")) for one in events] == [
+        ("warning", "worker", "worker 7: so so", None),
+        ("error", "worker", "worker 7: bad", "a\nb"),
+        ("error", "worker", "worker 7: Boom", "Traceback:\n  somewhere\nBoom"),
+        ("error", "worker", "worker 7: {not json", "{not json"),
+    ]
 
 
 def test_events_are_json_lines_of_a_level() -> None:

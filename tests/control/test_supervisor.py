@@ -270,6 +270,25 @@ async def test_workers_that_cannot_start(
     assert set(os.listdir("/proc/self/fd")) == fds
 
 
+async def test_the_last_words_of_a_worker_are_in_the_log(
+    make: Callable[[int], Scene], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'Traceback:' >&2\necho 'Boom' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    scene = make(1)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with (
+        trio.fail_after(PATIENCE),
+        pytest.RaisesGroup(pytest.RaisesExc(WorkerStartError), flatten_subgroups=True),
+    ):
+        await scene.supervisor.run()
+    await until(lambda: bool(scene.lines("worker")))
+    (line,) = scene.lines("worker")
+    assert line["msg"].endswith(": Boom")
+    assert line["traceback"] == "Traceback:\nBoom"
+
+
 async def test_a_worker_that_cannot_be_replaced_now_is_replaced_later(
     make: Callable[[int], Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from statistics import median
 
 import pytest
 import trio
@@ -54,14 +55,81 @@ async def statuses(client: trio.SocketStream, target: str, count: int) -> list[i
     return found
 
 
-@pytest.mark.parametrize("target", ["/api/v1/pods", "/api/v1/namespaces/d/pods?limit=500"])
-async def test_lists_after_an_outage(lab: Lab, target: str) -> None:
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/api/v1/pods",
+        "/api/v1/namespaces/d/pods?limit=500",
+        "/api/v1/pods?resourceVersion=5&watch=true",
+        "/api/v1/watch/namespaces/d/pods",
+        "/api/v1/pods?watch=1&fieldSelector=metadata.name%3Dx",
+    ],
+)
+async def test_lists_and_watches_after_an_outage(lab: Lab, target: str) -> None:
     client = await outage(lab, 5)
     async with client:
         got = await statuses(client, target, 20)
         assert got[:5] == [200] * 5
         assert 429 in got
         assert await statuses(client, "/api/v1/namespaces/d/pods/p", 20) == [200] * 20  # what is cheap passes
+
+
+async def test_the_rate_holds_and_is_over_in_time(lab: Lab) -> None:
+    """Whoever is turned away comes again; watches and lists share one rate."""
+    lb = await lab.balance("http", await lab.backend(serve), http=Http(recovery_rate=5, recovery_time=20.0))
+    found(lb, 0, Health.DOWN)
+    found(lb, 0, Health.UP)
+    targets = ["/api/v1/pods?watch=true", "/api/v1/nodes"]
+    async with await lb.connect() as client:
+        admitted = []
+        for second in range(10):
+            got = [await statuses(client, targets[number % 2], 1) for number in range(20)]
+            admitted.append(got.count([200]))
+            lb.advance(1.0)
+            assert sum(admitted) <= 5 + 5 * (second + 1)  # what time has passed for real is less than a second
+        assert min(admitted) >= 5
+        lb.advance(10.0)
+        assert await statuses(client, targets[0], 20) == [200] * 20
+
+
+@pytest.mark.parametrize("by_checks", [True, False])
+async def test_when_nobody_is_alive_the_answer_is_there_at_once(lab: Lab, by_checks: bool) -> None:
+    """Backends that never answer a connect, once checks have found that; or that refuse it, and nobody knows yet."""
+    make = lab.black_hole if by_checks else lab.refusing
+    lb = await lab.balance("http", make(), make(), make())
+    if by_checks:
+        for index in range(3):
+            found(lb, index)
+    took = []
+    for _ in range(9):
+        async with await lb.connect() as client:
+            began = trio.current_time()
+            await client.send_all(request("/api/v1/pods"))
+            head = await read_head(client)
+            took.append(trio.current_time() - began)
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert b"Retry-After: 1\r\n" in head
+    assert median(took) < 0.1, took
+
+
+async def connected_and_read(port: int) -> bytes:
+    """The RST may come before connect() is over."""
+    with trio.socket.socket() as sock:
+        await sock.connect(("127.0.0.1", port))
+        return await sock.recv(1)
+
+
+async def test_when_nobody_is_alive_a_tcp_client_is_reset_at_once(lab: Lab) -> None:
+    lb = await lab.balance("tcp", *[lab.black_hole() for _ in range(3)])
+    for index in range(3):
+        found(lb, index)
+    took = []
+    for _ in range(9):
+        began = trio.current_time()
+        with pytest.raises(ConnectionResetError):
+            await connected_and_read(lb.port)
+        took.append(trio.current_time() - began)
+    assert median(took) < 0.1, took
 
 
 async def test_no_limit(lab: Lab) -> None:

@@ -20,6 +20,8 @@ PACKAGES = {
     "tmux": "tmux",
     "keepalived": "keepalived",
     "ip": "iproute2",
+    "promtool": "prometheus",
+    "prometheus": "prometheus",
 }
 
 

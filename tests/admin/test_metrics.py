@@ -19,6 +19,8 @@ from lbproxy.admin.metrics import metrics
 from lbproxy.core.check_counts import CheckCounts
 from lbproxy.core.config import Address, Backend, BackendState, HealthCheck
 from lbproxy.core.health import CheckReport, CheckResult, CheckTimes, Health, Verdict
+from lbproxy.core.leases import LeaseReport, LeaseView
+from lbproxy.core.messages import StreamStats
 from tests.admin.test_admin import Fixed
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -32,7 +34,8 @@ def view() -> Fixed:
 
 def with_everything(view: Fixed) -> None:
     """Something of each kind has happened, and every optional series is there."""
-    view.stats.listeners[0].terminations["--"] = 1
+    view.stats.streams = {"masters": [{"watch": StreamStats(1, [1, 0, 0, 0], 5.0)}, {}]}
+    view.stats.leases.add(LeaseReport([LeaseView("kube-system/x", 1.0, 2.0, 7.0)], 1))
     stats = view.stats.pools["masters"][0]
     stats.retry("dial")
     stats.end("CD")

@@ -10,8 +10,10 @@ from lbproxy.admin.metrics.families import counters, each, gauges, responses, te
 from lbproxy.admin.metrics.process import fd_share
 from lbproxy.admin.metrics.scrape import Scrape
 from lbproxy.core.messages import ListenerStats
+from lbproxy.core.termination import Termination
 
 _LISTENER = ["listener"]
+_NONE = {code.value: 0 for code in Termination}  # an increase from nothing at all is not seen by Prometheus
 
 # Names without lbproxy_listener_ and _total.
 _COUNTERS: list[tuple[str, str, Callable[[ListenerStats], float]]] = [
@@ -49,4 +51,4 @@ def listeners(scrape: Scrape) -> Iterator[Metric]:
     for name, text, number in _COUNTERS:
         yield counters(f"lbproxy_listener_{name}", text, _LISTENER, each(rows, number))
     yield responses("lbproxy_listener", _LISTENER, rows)
-    yield terminations("lbproxy_listener", _LISTENER, [(labels, one.terminations) for labels, one in rows])
+    yield terminations("lbproxy_listener", _LISTENER, [(labels, _NONE | one.terminations) for labels, one in rows])

@@ -42,6 +42,7 @@ def backend(answer: dict[str, Any], index: int = 0) -> dict[str, Any]:
 
 def test_rates_are_differences_by_the_second(view: Fixed) -> None:
     view.stats.listeners[0].active = 7
+    view.stats.pools["masters"][0].active = 5
     take(view, 100.0, tcp=50, http=1000, first=3)
     take(view, 101.0, tcp=60, http=1000, first=4)
     take(view, 103.0, tcp=65, http=1400, first=4)
@@ -52,6 +53,7 @@ def test_rates_are_differences_by_the_second(view: Fixed) -> None:
         {"name": "plain", "rate": [None, 0.0, 200.0], "active": [0.0, 0.0, 0.0]},
     ]
     assert backend(answer)["rate"] == [None, 1.0, 0.0]
+    assert backend(answer)["active"] == [5.0, 5.0, 5.0]
     assert backend(answer)["latency_ms"] == [10.0, 10.0, 10.0]
 
 

@@ -30,6 +30,7 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
+KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}  # their numbers, and what they type
 
 
 class Page:
@@ -101,15 +102,39 @@ class Page:
         while time.monotonic() < deadline and (event := self._next(deadline)) is not None:
             self._note(event)
 
-    def roles(self) -> list[tuple[str, str]]:
-        """Role and name of everything that a screen reader is told of."""
+    def told(self) -> list[dict[str, Any]]:
+        """What a screen reader is told of, in order: the nodes of the accessibility tree that are not ignored."""
         nodes = self.call("Accessibility.getFullAXTree")["nodes"]
-        shown = [node for node in nodes if not node["ignored"] and "role" in node]
-        return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in shown]
+        return [node for node in nodes if not node["ignored"] and "role" in node]
 
-    def press(self, key: str, code: int) -> None:
-        for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+    def roles(self) -> list[tuple[str, str]]:
+        """Role and name of all that."""
+        return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in self.told()]
+
+    def press(self, key: str) -> None:
+        """A key of a keyboard: Tab, Enter or a space."""
+        code, text = KEYS[key]
+        for kind in ("keyDown" if text else "rawKeyDown", "keyUp"):
+            typed = {"text": text} if text and kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **typed)
+
+    def click(self, selector: str) -> None:
+        """A mouse in the middle of it."""
+        x, y = self._middle(selector)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def touch(self, selector: str) -> None:
+        """A finger in the middle of it."""
+        x, y = self._middle(selector)
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def _middle(self, selector: str) -> tuple[float, float]:
+        script = "const r = node.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2];"
+        find = f"document.querySelector({json.dumps(selector)})"
+        x, y = self.js(f"(node => {{ node.scrollIntoView({{block: 'center'}}); {script} }})({find})")
+        return x, y
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
         """A PNG of what is seen, or of the whole page."""

@@ -11,6 +11,7 @@ const HIDDEN = 10_000; // ms while nobody looks
 const PATIENCE = 3000; // ms for an answer
 const STALE = 2500; // ms after the last answer
 const SHARE = 10; // an answer that takes long is asked for less often: it may cost a tenth of the time ...
+const TOLD = 3; // events at once that are said aloud one by one
 const RAREST = 5000; // ... but not less often than that, in ms
 
 const byId = (id) => document.getElementById(id);
@@ -60,15 +61,42 @@ function show(answer) {
   }
   [data, seen, seenAt] = [answer, performance.now(), new Date()];
   samples.add(answer.history);
-  const page = { data, samples, now: Date.parse(answer.now) };
+  const page = new Shown(data, samples);
   const sentence = summary.show(page);
   pools.show(page);
   listeners.show(page);
   const said = events.add(answer.events);
-  if (sentence || said.length) say(byId("announcer"), [sentence, ...said].filter(Boolean).join(". "));
+  if (sentence || said.length) say(byId("announcer"), aloud(sentence, said));
   say(byId("where"), answer.config.path);
-  const restarts = answer.workers.map((worker) => worker.pid).join(", ");
-  say(byId("about"), `lbproxy ${answer.version} · up for ${duration(answer.uptime_s)} · worker ${restarts}`);
+  const pids = answer.workers.map((worker) => worker.pid).join(", ");
+  const workers = answer.workers.length === 1 ? "worker" : "workers";
+  say(byId("about"), `lbproxy ${answer.version} · up for ${duration(answer.uptime_s)} · ${workers} ${pids}`);
+}
+
+/** When much happens at once it is counted: a speaker that cannot keep up says nothing any more. */
+function aloud(sentence, said) {
+  const events = said.length > TOLD ? [`${said.length} events, the last: ${said.at(-1)}`] : said;
+  return [sentence, ...events].filter(Boolean).join(". ");
+}
+
+/** What all parts of the page are made from. */
+class Shown {
+  constructor(data, samples) {
+    this.data = data;
+    this.samples = samples;
+    this.now = Date.parse(data.now);
+  }
+
+  /** How a pool is used: tcp, http, both, or not at all. */
+  modes(pool) {
+    return new Set(this.data.listeners.filter((listener) => listener.pool === pool).map((listener) => listener.mode));
+  }
+
+  /** What is counted by the second. */
+  rates(pool) {
+    const modes = this.modes(pool);
+    return modes.size !== 1 ? "Per second" : modes.has("tcp") ? "New/s" : "Requests/s";
+  }
 }
 
 /** Whether what is shown is still true. */

@@ -14,8 +14,13 @@ export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** The same for an attribute. */
+export function put(node, name, value) {
+  if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+}
+
 export function mark(node, name, value) {
-  if (node.dataset[name] !== value) node.dataset[name] = value;
+  put(node, `data-${name}`, value);
 }
 
 /** The sign of a verdict; the word for it stands beside it. */
@@ -28,16 +33,17 @@ export class Glyph {
   }
 
   show(kind) {
-    if (this.use.getAttribute("href") !== `#${kind}`) this.use.setAttribute("href", `#${kind}`);
+    put(this.use, "href", `#${kind}`);
     mark(this.node, "kind", kind);
   }
 }
 
-/** One part of the page for each of a list of things, kept as long as its key is in the list. */
+/** One part of the page for each of a list of things, kept as long as its key is in the list. `before` are others. */
 export class Each {
-  constructor(parent, make) {
+  constructor(parent, make, before = 0) {
     this.parent = parent;
     this.make = make;
+    this.before = before;
     this.parts = new Map();
   }
 
@@ -48,7 +54,8 @@ export class Each {
       const part = this.parts.get(name) ?? this.make(item);
       parts.set(name, part);
       this.parts.delete(name);
-      if (this.parent.children[index] !== part.node) this.parent.insertBefore(part.node, this.parent.children[index] ?? null);
+      const there = this.parent.children[this.before + index];
+      if (there !== part.node) this.parent.insertBefore(part.node, there ?? null);
       part.show(item, ...rest);
     });
     for (const part of this.parts.values()) part.node.remove();

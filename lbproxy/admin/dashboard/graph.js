@@ -1,5 +1,7 @@
 // Small pictures: lines of the last minutes, and a strip of checks. What they show stands beside them as text.
 
+import { mark, put } from "./dom.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const POINTS = 100; // drawn of a line, whatever the number of samples
 const SHORTEST = 60; // samples that a line has room for, though there are not as many yet
@@ -28,7 +30,8 @@ export class Line {
     this.node = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", class: "line", "aria-hidden": "true" });
     this.area = shape("path", { class: "area" });
     this.stroke = shape("path", { class: "stroke", "vector-effect": "non-scaling-stroke" });
-    this.node.append(this.area, this.stroke);
+    this.now = shape("path", { class: "now", "vector-effect": "non-scaling-stroke" });
+    this.node.append(this.area, this.stroke, this.now);
   }
 
   draw(values, top) {
@@ -40,10 +43,9 @@ export class Line {
     let run = [];
     const finish = () => {
       if (!run.length) return;
-      if (run.length === 1) run.unshift([Math.max(run[0][0] - 0.6, 0), run[0][1]]); // a point alone would not be seen
       const line = run.map(([x, y]) => `${x} ${y}`).join("L");
-      stroke += `M${line}`;
-      area += `M${run[0][0]} ${HEIGHT}L${line}L${run.at(-1)[0]} ${HEIGHT}Z`;
+      stroke += `M${line}${run.length === 1 ? "h0" : ""}`; // a point alone is a dot
+      if (run.length > 1) area += `M${run[0][0]} ${HEIGHT}L${line}L${run.at(-1)[0]} ${HEIGHT}Z`;
       run = [];
     };
     points.forEach((value, index) => {
@@ -51,8 +53,10 @@ export class Line {
       else run.push([((index * WIDTH) / (points.length - 1)).toFixed(1), height(value)]);
     });
     finish();
-    this.stroke.setAttribute("d", stroke);
-    this.area.setAttribute("d", area);
+    const last = points.at(-1) ?? null;
+    put(this.stroke, "d", stroke);
+    put(this.area, "d", area);
+    put(this.now, "d", last === null ? "" : `M${WIDTH} ${height(last)}h0`);
   }
 }
 
@@ -71,9 +75,8 @@ export class Strip {
     const shown = checks.slice(-BARS);
     this.bars.forEach((bar, index) => {
       const check = shown[index - BARS + shown.length];
-      const kind = check ? check.verdict : "empty";
-      if (bar.dataset.verdict !== kind) bar.dataset.verdict = kind;
+      mark(bar, "verdict", check ? check.verdict : "empty");
     });
-    if (this.node.getAttribute("aria-label") !== words) this.node.setAttribute("aria-label", words);
+    put(this.node, "aria-label", words);
   }
 }

@@ -1,9 +1,9 @@
 // What stands around the pools: banners, the headline with its figures, listeners, events.
 
-import { Each, Glyph, el, mark, say } from "./dom.js";
+import { Each, Glyph, el, mark, put, say } from "./dom.js";
 import { Line } from "./graph.js";
 import { peak, recent, sum } from "./samples.js";
-import { amount, clock, count, duration, headline, plural } from "./words.js";
+import { amount, clock, count, headline, plural } from "./words.js";
 
 class Figure {
   constructor({ label }) {
@@ -31,7 +31,7 @@ function figures({ data, samples }) {
     const listeners = data.listeners.filter((listener) => listener.mode === mode);
     if (!listeners.length) continue;
     const line = lines("rate", listeners);
-    found.push({ label, value: amount(recent(line)), unit: "/s", line, more: `peak ${amount(peak([line]))} in ${minutes(line)}` });
+    found.push({ label, value: amount(recent(line)), unit: "/s", line, more: `peak ${amount(peak([line]))}` });
   }
   const open = data.listeners.reduce((total, listener) => total + listener.active, 0);
   const workers = data.workers.filter((worker) => worker.ready).length;
@@ -41,13 +41,10 @@ function figures({ data, samples }) {
     for (const [kind, one] of Object.entries(backend.streams)) kinds.set(kind, (kinds.get(kind) ?? 0) + one.count);
   }
   const streams = backends.reduce((total, backend) => total + backend.long_streams, 0);
+  if (!streams && !data.listeners.some((listener) => listener.mode === "http")) return found; // tcp mode knows of none
   const named = [...kinds].filter(([, number]) => number).map(([kind, number]) => (kind === "watch" ? plural(number, kind) : `${count(number)} ${kind}`));
   found.push({ label: "Long streams", value: count(streams), line: lines("long_streams", backends), more: named.join(", ") });
   return found;
-}
-
-function minutes(line) {
-  return line.length < 60 ? duration(Math.max(line.length, 1)) : `${Math.round(line.length / 60)} min`;
 }
 
 export class Summary {
@@ -71,8 +68,8 @@ export class Summary {
 
   look(level, text) {
     mark(document.body, "level", level);
-    this.glyph.setAttribute("href", `#${level}`);
-    if (this.icon.getAttribute("href") !== `dashboard/${level}.svg`) this.icon.setAttribute("href", `dashboard/${level}.svg`);
+    put(this.glyph, "href", `#${level}`);
+    put(this.icon, "href", `dashboard/${level}.svg`);
     say(this.text, text);
     document.title = `${text} · lbproxy`;
   }
@@ -116,7 +113,8 @@ class ListenerItem {
     this.rate = el("b");
     this.unit = el("small");
     this.line = new Line();
-    this.node = el("li", {}, el("span", { class: "name" }, this.name, this.facts), el("span", { class: "number" }, this.rate, this.unit), this.line.node);
+    const number = el("span", { class: "number" }, this.rate, this.unit);
+    this.node = el("li", {}, this.name, number, this.facts, this.line.node);
   }
 
   show(listener, page) {
@@ -129,7 +127,7 @@ class ListenerItem {
     if (listener.watches.resumed) found.push(`${plural(listener.watches.resumed, "watch")} resumed`);
     say(this.facts, found.join(" · "));
     say(this.rate, amount(recent(line)));
-    say(this.unit, listener.mode === "http" ? " requests/s" : " connections/s");
+    say(this.unit, listener.mode === "http" ? " requests/s" : " new/s");
     this.line.draw(line, Math.max(peak([line]), 2));
   }
 }
@@ -145,14 +143,21 @@ export class Listeners {
 }
 
 const KINDS = { error: "down", warning: "warn", info: "unknown" };
+const GOOD = new Set(["health", "ready", "fail_open"]); // if they are told as info
+const DOWN = /^backend \S+ of pool \S+ is down/;
+
+function sign({ level, event, msg }) {
+  if (level === "info" && GOOD.has(event)) return "up";
+  if (event === "health" && DOWN.test(msg)) return "down";
+  return KINDS[level] ?? "unknown";
+}
 
 class EventItem {
   constructor(event) {
     const glyph = new Glyph();
-    const good = event.level === "info" && (event.event === "health" || event.event === "ready" || event.event === "fail_open");
-    glyph.show(good ? "up" : (KINDS[event.level] ?? "unknown"));
+    glyph.show(sign(event));
     const time = el("time", { datetime: event.ts }, clock(event.ts));
-    this.node = el("li", { "data-level": event.level }, glyph.node, time, el("span", {}, event.msg));
+    this.node = el("li", { "data-level": event.level }, glyph.node, el("p", {}, time, event.msg));
   }
 
   show() {}

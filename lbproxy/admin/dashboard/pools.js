@@ -1,100 +1,11 @@
-// A pool is a card with a table, a backend a row of it.
+// A pool is a card with a table.
 
+import { COLUMNS, Backend } from "./backend.js";
 import { Each, Glyph, el, mark, say } from "./dom.js";
-import { Line, Strip } from "./graph.js";
-import { peak, recent } from "./samples.js";
-import { NONE, amount, bytes, checks, count, duration, explanation, plural, verdict } from "./words.js";
+import { peak } from "./samples.js";
 
-const COLUMNS = [
-  ["who", "Backend"],
-  ["strip-cell", "Checks"],
-  ["latency", "Check time"],
-  ["rate", "Per second"],
-  ["active", "Open"],
-  ["streams", "Long streams"],
-];
-
-/** A number above the line of its last minutes. */
-class Measured {
-  constructor(name, label, unit = "") {
-    this.value = el("b");
-    this.line = new Line();
-    this.unit = el("small");
-    this.suffix = unit && ` ${unit}`;
-    const number = el("span", { class: "number" }, this.value, this.unit);
-    this.node = el("td", { role: "cell", class: name, "data-label": label }, number, this.line.node);
-  }
-
-  show(text, values, top) {
-    say(this.value, text);
-    say(this.unit, text === NONE ? "" : this.suffix);
-    this.line.draw(values, top);
-  }
-}
-
-class BackendRow {
-  constructor() {
-    this.glyph = new Glyph();
-    this.word = el("span", { class: "word" });
-    this.address = el("span", { class: "address" });
-    this.tags = el("span", { class: "tags" });
-    this.why = el("span", { class: "why" });
-    this.more = el("span", { class: "more" });
-    this.strip = new Strip();
-    this.latency = new Measured("latency", "Check time", "ms");
-    this.rate = new Measured("rate", "Per second", "/s");
-    this.active = el("b");
-    this.streams = new Measured("streams", "Long streams");
-    const name = el("span", { class: "name" }, this.address, this.word, this.tags);
-    this.node = el(
-      "tr",
-      { role: "row", class: "backend" },
-      el("th", { role: "rowheader", scope: "row", class: "who" }, this.glyph.node, name, this.why),
-      el("td", { role: "cell", class: "strip-cell", "data-label": "Checks" }, this.strip.node),
-      this.latency.node,
-      this.rate.node,
-      el("td", { role: "cell", class: "active", "data-label": "Open" }, el("span", { class: "number" }, this.active)),
-      this.streams.node,
-    );
-  }
-
-  show(backend, pool, page, tops) {
-    const { kind, word } = verdict(backend);
-    mark(this.node, "kind", kind);
-    this.glyph.show(kind);
-    say(this.address, backend.address);
-    say(this.word, word);
-    say(this.tags, tags(backend).join(" · "));
-    say(this.why, explanation(backend, pool, page.now));
-    this.strip.draw(backend.checks, checks(backend.checks));
-    const of = (what) => page.samples.backend(pool.name, backend.address, what);
-    const last = backend.check;
-    this.latency.show(last && last.ok ? amount(last.latency_ms) : NONE, of("latency_ms"), tops.latency);
-    this.rate.show(amount(recent(of("rate"))), of("rate"), tops.rate);
-    say(this.active, count(backend.active));
-    this.streams.show(count(backend.long_streams), of("long_streams"), tops.streams);
-    const title = details(backend).join("\n");
-    if (this.node.title !== title) this.node.title = title;
-  }
-}
-
-function tags(backend) {
-  const found = [];
-  if (backend.backup) found.push("backup");
-  if (backend.weight !== 1) found.push(`weight ${backend.weight}`);
-  if (backend.set_at_runtime) found.push("set at run time");
-  return found;
-}
-
-function details(backend) {
-  const found = [`${count(backend.total)} in all, ${count(backend.failed)} failed`];
-  found.push(`${bytes(backend.bytes_in)} to it, ${bytes(backend.bytes_out)} from it`);
-  for (const [kind, one] of Object.entries(backend.streams)) {
-    found.push(`${plural(one.count, kind)}, the oldest for ${duration(one.oldest_s)}`);
-  }
-  for (const [reason, number] of Object.entries(backend.retries)) found.push(`${plural(number, "retry")} (${reason})`);
-  return found;
-}
+const DENSE = 8; // backends; more of them are shown on a line each
+const LEAST = { latency_ms: 4, rate: 2, active: 2, long_streams: 2 }; // at the top of a line: noise is no mountain
 
 class PoolCard {
   constructor(pool) {
@@ -103,15 +14,16 @@ class PoolCard {
     this.state = el("span", { class: "ready" });
     this.facts = el("span", { class: "facts" });
     this.glyph = new Glyph();
-    const body = el("tbody", { role: "rowgroup" });
-    this.rows = new Each(body, () => new BackendRow());
-    const heads = COLUMNS.map(([name, text]) => el("th", { role: "columnheader", scope: "col", class: name }, text));
+    const heads = COLUMNS.map(([name, text]) => el("th", { role: "columnheader", scope: "col", class: name }, el("span", {}, text)));
+    this.rate = heads.find((head) => head.className === "rate").firstChild;
     const head = el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, ...heads));
+    const table = el("table", { role: "table", "aria-labelledby": id }, head);
+    this.backends = new Each(table, () => new Backend(), 1);
     this.node = el(
       "section",
       { class: "card pool", "aria-labelledby": id },
       el("header", {}, this.glyph.node, this.title, this.state, this.facts),
-      el("table", { role: "table", "aria-labelledby": id }, head, body),
+      table,
     );
   }
 
@@ -121,18 +33,25 @@ class PoolCard {
     const kind = used === 0 ? (pool.fail_open ? "warn" : "down") : sick ? "warn" : used < pool.backends.length ? "rest" : "up";
     this.glyph.show(kind);
     mark(this.node, "kind", kind);
+    mark(this.node, "dense", String(pool.backends.length > DENSE));
+    mark(this.node, "streams", String(page.modes(pool.name).has("http") || streams(pool) > 0));
     say(this.state, `${used} of ${pool.backends.length} get connections${pool.fail_open ? ", fails open" : ""}`);
     say(this.facts, facts(pool).join(" · "));
-    const all = (what) => pool.backends.map((backend) => page.samples.backend(pool.name, backend.address, what));
-    const tops = { latency: Math.max(peak(all("latency_ms")), 4), rate: Math.max(peak(all("rate")), 2), streams: Math.max(peak(all("long_streams")), 2) };
-    this.rows.show(pool.backends, (backend) => backend.address, pool, page, tops);
+    say(this.rate, page.rates(pool.name));
+    const top = (what) => Math.max(peak(pool.backends.map((one) => page.samples.backend(pool.name, one.address, what))), LEAST[what]);
+    const tops = Object.fromEntries(Object.keys(LEAST).map((what) => [what, top(what)]));
+    this.backends.show(pool.backends, (backend) => backend.address, pool, page, tops);
   }
+}
+
+function streams(pool) {
+  return pool.backends.reduce((total, backend) => total + backend.long_streams, 0);
 }
 
 function facts(pool) {
   const found = [pool.balance.replaceAll("_", " ")];
-  const streams = pool.backends.reduce((total, backend) => total + backend.long_streams, 0);
-  if (streams) found.push(`spread of long streams ${pool.spread.toFixed(2)}${pool.spread < 0.2 ? ", even" : ""}`);
+  const how = pool.spread < 0.2 ? "even" : pool.spread < 0.5 ? "uneven" : "very uneven";
+  if (streams(pool)) found.push(`long streams ${how}, spread ${Math.round(pool.spread * 100)}%`);
   return found;
 }
 

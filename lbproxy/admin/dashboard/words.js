@@ -57,18 +57,22 @@ export function verdict(backend) {
   return { kind: "rest", word: STATE[backend.state] ?? backend.state };
 }
 
-/** Why, and since when. */
+/** For how long the verdict has been this one. */
+export function since(backend, now) {
+  if (backend.state !== "ready" || backend.health === "unknown") return "";
+  return `for ${duration((now - Date.parse(backend.since)) / 1000)}`;
+}
+
+/** Why; of what an operator has taken out, also what the checks say and for how long. */
 export function explanation(backend, pool, now) {
-  const since = duration((now - Date.parse(backend.since)) / 1000);
-  const [, word] = HEALTH[backend.health] ?? [null, backend.health];
   if (backend.state !== "ready") {
     const what = backend.state === "drain" ? "gets nothing new" : "out of use";
-    return `${what}${backend.set_at_runtime ? ", set at run time" : ""}; ${word} for ${since}: ${backend.reason}`;
+    const [, word] = HEALTH[backend.health] ?? [null, backend.health];
+    return `${what}; ${word} ${since({ ...backend, state: "ready" }, now)}: ${backend.reason}`;
   }
-  if (backend.health === "unknown") return backend.reason;
-  if (backend.health === "up") return `for ${since} · ${backend.reason}`;
-  const still = pool.fail_open && backend.health === "not_ready" ? " · gets traffic: nobody is ready" : "";
-  return `${backend.reason} · for ${since}${still}`;
+  if (backend.health === "up") return backend.reason.replace(/ \(\d+ checks? in a row\)$/, "");
+  const still = pool.fail_open && backend.health === "not_ready" ? "gets traffic, because nobody is ready: " : "";
+  return still + backend.reason;
 }
 
 /** The checks in order, equal ones together: "18 up, 2 down". */

@@ -29,14 +29,14 @@ def store() -> Store:
 
 class Kubectl:
     def __init__(self, url: str, home: Path) -> None:
-        self._command = [require("kubectl"), "-s", url]
+        self.command = [require("kubectl"), "-s", url]
         self.environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
 
     async def __call__(self, *words: str, stdin: bytes = b"") -> str:
         """What it prints; fails where it fails."""
         with trio.fail_after(30):
             done = await trio.run_process(
-                [*self._command, *words],
+                [*self.command, *words],
                 stdin=stdin,
                 capture_stdout=True,
                 stderr=subprocess.STDOUT,
@@ -49,7 +49,7 @@ class Kubectl:
 
     async def run(self, *words: str, task_status: trio.TaskStatus[trio.Process]) -> None:
         """Run until cancelled; its standard output is a pipe of the process handed out."""
-        command = [*self._command, *words]
+        command = [*self.command, *words]
         process = partial(trio.run_process, stdout=subprocess.PIPE, env=self.environment, check=False)
         async with trio.open_nursery() as nursery:
             task_status.started(await nursery.start(process, command))

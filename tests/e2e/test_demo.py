@@ -121,7 +121,7 @@ async def test_kubectl_through_the_balancer(tmp_path: Path, websockets: str) -> 
 
 
 async def test_kubectl_notices_neither_a_reload_nor_an_upgrade(tmp_path: Path) -> None:
-    """A watch, an exec session and a forwarded port go on in the connections that they have."""
+    """A watch and a forwarded port go on in the connections that they have; exec is in test_live_streams.py."""
     async with demo("--every", "0.2") as running, trio.open_nursery() as nursery:
         await running.wait_for("Ctrl-C stops everything")
         kubectl = Kubectl(f"http://127.0.0.1:{running.address[1]}", tmp_path)
@@ -137,6 +137,9 @@ async def test_kubectl_notices_neither_a_reload_nor_an_upgrade(tmp_path: Path) -
                     seen = b""
                     while seen.count(b"heartbeat") < 3:
                         seen += await watch.stdout.receive_some()
+                    if change is signal.SIGHUP:
+                        config = config_directory(descendants(running.child.pid)) / "lb.yaml"
+                        config.write_text(config.read_text() + "timeouts: {connect: 2s}\n")
                     if isinstance(change, signal.Signals):
                         await _signal_balancer(running, change)
         assert watch.returncode is forward.returncode is None
@@ -144,10 +147,12 @@ async def test_kubectl_notices_neither_a_reload_nor_an_upgrade(tmp_path: Path) -
 
 
 async def _signal_balancer(running: Demo, number: signal.Signals) -> None:
-    """Send a signal, and for an upgrade wait until the old workers are gone."""
+    """Send a signal, and wait until it has been obeyed: an upgrade, until the old workers are gone."""
     (pid,) = (pid for pid in descendants(running.child.pid) if _is_balancer(pid))
     workers = descendants(pid) - {pid}
     os.kill(pid, number)
+    if number is signal.SIGHUP:
+        await running.wait_for("lbproxy: reloaded .*: listener .*: timeouts changed")
     while number is signal.SIGUSR2 and workers & descendants(pid):
         await trio.sleep(0.05)
 

@@ -33,7 +33,7 @@ class Statistics:
         """A listener that is in the configuration no more has lost its last connection."""
         self._pauses += listener.accept_paused
         _count_no_backend(listener, self._no_backend)
-        self._leases.add(listener.leases.report(0.0))
+        self._leases.add(replace(listener.leases.report(0.0), shown=[], known=0))
 
     def collect(
         self,
@@ -50,8 +50,7 @@ class Statistics:
         worker.
         """
         no_backend = dict(self._no_backend)
-        leases = LeaseReport()
-        leases.add(replace(self._leases, shown=[], known=0))
+        leases = replace(self._leases)
         for listener in (*listeners, *retired):
             _count_no_backend(listener, no_backend)
             leases.add(listener.leases.report(now))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from lbproxy.core.leases import BOUNDS, MAX_NAMES, NODES, SHOWN, LeaseReport, Leases
@@ -124,3 +126,13 @@ def test_a_client_with_connections_to_two_workers() -> None:
         other.renewed(f"{NODES}x", now + 10.0)
     (view,) = added_up(one.report(31.0), other.report(31.0)).shown
     assert (view.since, view.gap) == (1.0, 10.0)
+
+
+def test_a_report_is_the_same_at_the_other_end() -> None:
+    leases = Leases()
+    for second in (0.0, 2.0, 7.0):
+        for name in ("kube-system/a", "kube-node-lease/b"):
+            leases.renewed(name, second)
+    report = leases.report(8.0)
+    assert pickle.loads(pickle.dumps(report)) == report
+    assert pickle.loads(pickle.dumps(LeaseReport())) == LeaseReport()

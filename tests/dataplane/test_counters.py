@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -170,6 +171,23 @@ async def test_counters_that_are_larger_than_a_packet_reach_the_control_plane(la
             stats = inbox.take(lb.control.recv(messages.MAX_MESSAGE))
     assert isinstance(stats, messages.Stats)
     assert stats.pools["p"][999].dials == busy().dials
+
+
+async def test_an_answer_to_the_control_plane_costs_no_client_a_pause(lab: Lab) -> None:
+    """A thousand backends that answer, and the leases of five thousand nodes; others wait for this worker meanwhile."""
+    lb = await lab.balance("http", *(address("127.0.0.1", port) for port in range(1, 1001)))
+    for peer in lb.worker._pools["p"].peers:
+        peer.answers[2][0] = 1
+        peer.stats.dialled("ok", 0.001)
+    (listener,) = lb.worker._listeners
+    for node in range(5000):
+        listener.leases.renewed(f"kube-node-lease/node-{node}.example", lb.worker._reactor.timers.now)
+    took = []
+    for _ in range(5):
+        began = time.thread_time()
+        messages.encode_in_parts(lb.worker.stats())
+        took.append(time.thread_time() - began)
+    assert min(took) < 0.05, took
 
 
 def test_a_dial_of_no_time_is_in_the_first_bucket() -> None:

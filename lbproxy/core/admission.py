@@ -20,6 +20,12 @@ class Admission:
         self._last = now
         self._until = now + seconds
 
+    def renew(self, rate: float, seconds: float, now: float) -> None:
+        """Be in force for `seconds` from now on. What has been let in is not forgotten: nobody gets a second burst."""
+        self._tokens = min(self._tokens, max(rate, 1.0))
+        self._rate = rate
+        self._until = now + seconds
+
     def is_over(self, now: float) -> bool:
         return now >= self._until
 

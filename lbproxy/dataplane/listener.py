@@ -253,11 +253,15 @@ class Listener:
             self._tell()
 
     def recover(self) -> None:
-        """The pool has a usable backend again: let watches and lists in at a bounded rate for a while (http mode)."""
-        http = self.full_config.http
-        if http.recovery_rate and self.config.mode is Mode.HTTP:
-            rate = http.recovery_rate / self.full_config.workers
-            self.admission = Admission(rate, http.recovery_time, self.timers.now)
+        """The pool has a backend to go to again: let watches and lists in at a bounded rate for a while (http mode)."""
+        http, now = self.full_config.http, self.timers.now
+        if not http.recovery_rate or self.config.mode is not Mode.HTTP:
+            return
+        rate = http.recovery_rate / self.full_config.workers
+        if self.admission is None or self.admission.is_over(now):
+            self.admission = Admission(rate, http.recovery_time, now)
+        else:
+            self.admission.renew(rate, http.recovery_time, now)
 
     def admits(self) -> bool:
         """Whether one more watch or list may be sent now."""

@@ -23,6 +23,7 @@ import trio
 from lbproxy.core import board, messages
 from lbproxy.core.config import RESERVED_FDS, BackendState, Config, Mode
 from lbproxy.core.config import Listener as ListenerConfig
+from lbproxy.core.health import Health
 from lbproxy.core.peer import Peer
 from lbproxy.core.pool import Pool
 from lbproxy.core.termination import Termination
@@ -132,10 +133,12 @@ class Worker:
             return
         peer = pool.peers[message.backend]
         before = peer.health
-        outage = not any(one.usable for one in pool.peers)
+        # Nobody was alive, or nobody ready: a herd waits, and comes to the first who is alive (`all_down: try`).
+        silence = all(one.health is Health.DOWN for one in pool.peers)
+        outage = silence or not any(one.usable for one in pool.peers)
         self._reactor.refresh()
         pool.set_health(message.backend, message.health, message.clear_failures, self._reactor.second)
-        if outage and peer.usable:
+        if outage and (peer.usable or (silence and message.health is not Health.DOWN)):
             for listener in self._listeners:
                 if listener.pool is pool:
                     listener.recover()

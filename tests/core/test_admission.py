@@ -20,6 +20,15 @@ def test_it_is_in_force_for_a_while() -> None:
     assert [admission.is_over(now) for now in (100.0, 159.9, 160.0)] == [False, False, True]
 
 
+def test_a_renewed_one_gives_no_second_burst() -> None:
+    admission = Admission(10, 60, 0.0)
+    assert sum(admission.admit(0.0) for _ in range(100)) == 10
+    admission.renew(4, 60, 0.5)
+    assert sum(admission.admit(0.5) for _ in range(100)) == 2
+    assert sum(admission.admit(30.0) for _ in range(100)) == 4
+    assert [admission.is_over(now) for now in (60.4, 60.5)] == [False, True]
+
+
 def test_a_low_rate_lets_one_in() -> None:
     """200 a second shared by 300 workers."""
     admission = Admission(0.5, 60, 0.0)

@@ -92,6 +92,19 @@ async def test_the_rate_holds_and_is_over_in_time(lab: Lab) -> None:
         assert await statuses(client, targets[0], 20) == [200] * 20
 
 
+async def test_who_is_alive_and_not_ready_meets_no_herd(lab: Lab) -> None:
+    """After an outage the first who is alive gets everybody, while it starts; being ready is no leave for more."""
+    lb = await lab.balance("http", await lab.backend(serve), http=Http(recovery_rate=5))
+    found(lb, 0, Health.DOWN)
+    found(lb, 0, Health.NOT_READY)
+    async with await lb.connect() as client:
+        got = await statuses(client, "/api/v1/pods", 20)
+        assert got[:5] == [200] * 5
+        assert got.count(429) > 10
+        found(lb, 0, Health.UP)
+        assert (await statuses(client, "/api/v1/pods", 20)).count(429) > 10
+
+
 @pytest.mark.parametrize("by_checks", [True, False])
 async def test_when_nobody_is_alive_the_answer_is_there_at_once(lab: Lab, by_checks: bool) -> None:
     """Backends that never answer a connect, once checks have found that; or that refuse it, and nobody knows yet."""

@@ -169,7 +169,7 @@ class Backend:
         advice="to take a backend out, write `state: drain` or `state: maint`",
     )
     max_connections: int = _doc(
-        0, "Connections (tcp) or requests in flight (http) per worker; 0 is no limit.", minimum=0
+        0, "Connections (tcp) or requests in flight (http), of all workers together; 0 is no limit.", minimum=0
     )
     max_fails: int = _doc(1, "Failed tries after which live traffic avoids the backend; 0 never.", minimum=0)
     fail_timeout: WholeSeconds = _doc(
@@ -327,7 +327,10 @@ class Listener:
         4096, "Length of the accept queue; the kernel caps it at net.core.somaxconn.", minimum=1, maximum=65535
     )
     max_connections: int | None = _doc(
-        None, "Client connections per worker; auto: from RLIMIT_NOFILE.", minimum=1, word="auto"
+        None,
+        "Client connections, of all workers together; auto: what RLIMIT_NOFILE allows each.",
+        minimum=1,
+        word="auto",
     )
     timeouts: Timeouts = _doc(Timeouts(), "Overrides of the global timeouts.")
 

@@ -21,6 +21,7 @@ MAX_MESSAGE = 192 * 1024
 PART = MAX_MESSAGE - 1024  # bytes of a larger message in one packet
 MAX_FDS = 250  # that come with a message; the kernel takes 253
 KEPT = -1  # a listening socket that a worker has already
+RETRIES = ("dial", "stale", "closed", "refused")  # why something is tried again: see BackendStats.retry
 DIALS = ("ok", "refused", "timeout", "error")  # how a dial ends
 AGES = (60.0, 600.0, 3600.0)  # seconds: long streams are counted by these ages
 

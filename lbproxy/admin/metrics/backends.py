@@ -19,7 +19,7 @@ from lbproxy.admin.metrics.families import (
 )
 from lbproxy.admin.metrics.scrape import Labels, Scrape
 from lbproxy.core.histogram import dense
-from lbproxy.core.messages import DIALS, BackendStats
+from lbproxy.core.messages import DIALS, RETRIES, BackendStats
 
 _Rows = list[tuple[Labels, BackendStats]]
 _Column = tuple[str, str, Callable[[BackendStats], float]]
@@ -49,7 +49,7 @@ def backends(scrape: Scrape) -> Iterator[Metric]:
         "lbproxy_backend_retries",
         "Requests sent again, and dials that went on, by reason.",
         [*BACKEND, "reason"],
-        (([*labels, reason], count) for labels, one in rows for reason, count in sorted(one.retries.items())),
+        (([*labels, reason], one.retries.get(reason, 0)) for labels, one in rows for reason in RETRIES),
     )
     yield responses("lbproxy_backend", BACKEND, rows)
     yield terminations("lbproxy_backend", BACKEND, [(labels, one.ends) for labels, one in rows])

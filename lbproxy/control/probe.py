@@ -9,6 +9,10 @@ Without TLS nothing tells a process that hangs from one that is slow: the kernel
 that has not begun to answer in `connect_timeout` is asked for /livez/ping on a second connection, which costs it
 nothing and waits for nobody. One that answers neither in as much time again hangs.
 
+With TLS it is the handshake that shows a process; but what shook hands may be gone a moment later, and a check that is
+under way then would wait for its whole timeout. So after the same time without an answer another connection is made,
+as far as TLS: where that fails, the backend is down.
+
 An expected status decides at once. For any other, up to 16 KiB of the body are read: it names what failed.
 """
 
@@ -101,7 +105,7 @@ class Probe:
             if context is not None:
                 stream = await self._handshake(stream, context, watch)
                 alive.set()
-            return await self._ask(stream, watch, alive)
+            return await self._ask(stream, context, watch, alive)
 
     def _context(self) -> ssl.SSLContext:
         try:
@@ -149,16 +153,24 @@ class Probe:
             watch.certificate_expires = expiry(tls.getpeercert(binary_form=True))
         return tls
 
-    async def _ask(self, stream: trio.abc.Stream, watch: _Stopwatch, alive: trio.Event) -> CheckResult:
+    async def _ask(
+        self, stream: trio.abc.Stream, context: ssl.SSLContext | None, watch: _Stopwatch, alive: trio.Event
+    ) -> CheckResult:
         answer = _Answer(stream, alive)
         request, notice = self._request()
-        if self._check.type is CheckType.HTTP and self._check.path.startswith(_APISERVER_PATHS):
-            async with trio.open_nursery() as nursery:
+        broken: CheckEndedError | None = None
+        async with trio.open_nursery() as nursery:
+            if context is not None:
+                nursery.start_soon(self._knock, context, answer, nursery.cancel_scope)
+            elif self._check.path.startswith(_APISERVER_PATHS):
                 nursery.start_soon(self._ping, alive, answer, nursery.cancel_scope)
+            try:
                 await self._converse(answer, request, watch)
-                nursery.cancel_scope.cancel()
-        else:
-            await self._converse(answer, request, watch)
+            except CheckEndedError as error:
+                broken = error
+            nursery.cancel_scope.cancel()
+        if broken is not None:
+            raise broken
         if answer.hangs:
             raise CheckEndedError(Verdict.DOWN, answer.broken)
         if answer.status is None:
@@ -177,6 +189,22 @@ class Probe:
             if isinstance(error.__cause__, ssl.SSLError):
                 raise _tls_failure(error.__cause__) from None
             answer.broken = "connection reset before the answer"
+
+    async def _knock(self, context: ssl.SSLContext, answer: _Answer, scope: trio.CancelScope) -> None:
+        """Find out whether a backend that has fallen silent after its handshake is there; end the check if not."""
+        budget = self._check.connect_timeout
+        with trio.move_on_after(budget):
+            await answer.begun.wait()
+        if answer.begun.is_set():
+            return
+        try:
+            async with self._connected(_Stopwatch()) as stream:
+                await self._handshake(stream, context, _Stopwatch())
+        except CheckEndedError as failed:
+            if failed.result.verdict is Verdict.DOWN and not answer.begun.is_set():
+                answer.hangs = True
+                answer.broken = f"no answer to GET {self._check.path} in {seconds(budget)}; then: {failed}"
+                scope.cancel()
 
     async def _ping(self, alive: trio.Event, answer: _Answer, scope: trio.CancelScope) -> None:
         """Find out whether a silent apiserver hangs, and end the check if so."""
@@ -254,8 +282,8 @@ class _Answer:
         self.broken = ""  # how it ended, if not well
         self.hangs = False
         self.closed_at_once = False
+        self.begun = trio.Event()  # something has come, if only the end
         self._alive = alive
-        self._received = False
         self._stream = stream
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_BODY)
 
@@ -283,8 +311,8 @@ class _Answer:
 
     async def _receive(self) -> None:
         data = await self._stream.receive_some(_READ)
-        self.closed_at_once = not data and not self._received
-        self._received = True
+        self.closed_at_once = not data and not self.begun.is_set()
+        self.begun.set()
         if data:
             self._alive.set()
         self._http.receive_data(bytes(data))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -14,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from lbproxy.control.service_manager import ServiceManager
-from tests.e2e.process import PATIENCE, free_port
+from tests.e2e.process import PATIENCE, free_port, wait_for
+from tests.e2e.test_verbs import do
 
 
 @pytest.fixture
@@ -22,6 +25,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
     """systemd's end."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         sock.settimeout(PATIENCE)
         yield sock
 
@@ -75,7 +79,7 @@ def test_the_real_process(tmp_path: Path, manager: socket.socket) -> None:
     file = tmp_path / "lb.yaml"
     file.write_text(
         f"listen: '127.0.0.1:{free_port()}'\nmode: tcp\nbackends: ['127.0.0.1:{free_port()}']\n"
-        f"admin: {{bind: '127.0.0.1:{free_port()}'}}\n"
+        f"admin: {{bind: '127.0.0.1:{free_port()}', socket: '{tmp_path}/lb.sock'}}\n"
     )
     environ = {**os.environ, "NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "400000"}
     command = [sys.executable, "-m", "lbproxy", "-c", str(file)]
@@ -87,7 +91,10 @@ def test_the_real_process(tmp_path: Path, manager: socket.socket) -> None:
                 deadline = time.monotonic() + PATIENCE
                 while not any(text in message for message in seen):
                     assert time.monotonic() < deadline, (text, seen)
-                    seen.append(manager.recv(200))
+                    message, ((_, _, credentials),), _, _ = manager.recvmsg(200, 200)
+                    assert struct.unpack("3i", credentials)[0] == process.pid, "NotifyAccess=main"
+                    seen.append(message)
+                assert not any(b"MAINPID" in message for message in seen), "it stays the same"
                 seen.clear()
 
             expect(b"READY=1")
@@ -96,8 +103,21 @@ def test_the_real_process(tmp_path: Path, manager: socket.socket) -> None:
             process.send_signal(signal.SIGHUP)
             expect(b"RELOADING=1")
             expect(b"READY=1")
+            for _ in range(2):
+                process.send_signal(signal.SIGUSR2)
+                expect(b"RELOADING=1")
+                expect(b"READY=1")
+                expect(b"STATUS=0 of 1 backends get connections")
+                expect(b"WATCHDOG=1")
+                expect(b"WATCHDOG=1")
+                _wait_for_heirs(tmp_path)
             process.send_signal(signal.SIGTERM)
             expect(b"STOPPING=1")
             assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
+
+
+def _wait_for_heirs(directory: Path) -> None:
+    """Until the workers of the version before are gone: a second upgrade is refused before that."""
+    wait_for(lambda: json.loads(do(directory, "status", "--json"))["handing_over"] == 0)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -119,3 +119,32 @@ def test_a_restart_refuses_nobody(tmp_path: Path, master: Master) -> None:
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(PATIENCE) == 0
     assert not load.errors
+
+
+def test_what_was_handed_over_goes_on_through_upgrades(tmp_path: Path, master: Master) -> None:
+    """And stays the service manager's: lbproxy removes no file that it has not made."""
+    port, admin = free_port(), free_port()
+    runtime = tmp_path / "lb.sock"
+    (tmp_path / "lb.yaml").write_text(
+        f"listen: '127.0.0.1:{port}'\nmode: tcp\nbackends: ['{master.address}']\nworkers: 2\n"
+        "health_check: {type: none}\n" + admin_section(tmp_path, admin)
+    )
+    with ExitStack() as stack:
+        process, log = stack.enter_context(activated(tmp_path, f"127.0.0.1:{port}", str(runtime)))
+        runtime.chmod(0o600)  # SocketMode=
+        relay = stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE))
+        for number in range(3):
+            relay.sendall(GET)
+            assert relay.recv(len(OK), socket.MSG_WAITALL) == OK
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+                client.sendall(GET)
+                assert client.recv(len(OK), socket.MSG_WAITALL) == OK
+            wait_for(lambda number=number: len(events(log, "ready")) == number + 1)  # type: ignore[misc]
+            ready = events(log, "ready")[-1]["msg"]
+            assert f"handed over by the service manager: 127.0.0.1:{port} (name0), unix:{runtime} (name1)" in ready
+            assert do(tmp_path, "upgrade").startswith("upgraded from ")
+            assert do(tmp_path, "reload") == "nothing has changed\n"
+        process.send_signal(signal.SIGTERM)
+        relay.close()
+        assert process.wait(PATIENCE) == 0
+        assert runtime.is_socket()

@@ -47,9 +47,9 @@ def expressions() -> Iterator[tuple[str, str]]:
             yield f"annotation {annotation['name']}", annotation["expr"]
 
 
-def plain(expr: str) -> str:
+def plain(expr: str, instance: str = "a|b") -> str:
     """As Grafana sends it."""
-    return expr.replace("$__rate_interval", "5m").replace("$instance", "a|b").replace("$pool", ".*")
+    return expr.replace("$__rate_interval", "5m").replace("$instance", instance).replace("$pool", ".*")
 
 
 @pytest.fixture

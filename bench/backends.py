@@ -17,12 +17,12 @@ from bench.scenarios import LARGE, SMALL
 def start_backends(directory: Path, ports: Sequence[int], cpus: set[int]) -> Process:
     """Start nginx serving the scenarios' resources; it may not listen yet when this returns."""
     content = directory / "content"
-    content.mkdir()
+    content.mkdir(exist_ok=True)
     (content / LARGE.path.lstrip("/")).write_bytes(LARGE.body)
-    config = directory / "backends.conf"
+    config = directory / f"backends-{ports[0]}.conf"
     config.write_text(_config(Place(directory, ports[0], ports), content))
     argv = ["nginx", "-e", "stderr", "-c", str(config)]
-    return Process.start("backends", argv, directory, cpus)
+    return Process.start(f"backends-{ports[0]}", argv, directory, cpus)
 
 
 def _config(place: Place, content: Path) -> str:

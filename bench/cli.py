@@ -21,7 +21,7 @@ from bench.trials.measure import plays
 from bench.trials.trials import TRIALS, Trial
 
 RESULTS = Path(__file__).with_name("results")
-PRESETS = {"quick": Settings(3, 1, 16), "normal": Settings(5, 2, 16), "full": Settings(5, 3, 16)}
+PRESETS = {"quick": Settings(2, 1, 16), "normal": Settings(5, 2, 16), "full": Settings(5, 3, 16)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"run.py: {error.name} is not installed; it is in the dependency group `bench`", file=sys.stderr)
         return 2
     return Session(
-        args.preset, _settings(args), selection, trials, not args.no_pin, args.results, args.json, args.html
+        args.preset, _settings(args), selection, trials, everyone, not args.no_pin, args.results, args.json, args.html
     ).run()
 
 
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("bench/run.py", description="Load lbproxy, nginx and HAProxy side by side.")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="preset", action="store_const", const="quick", help="under 2 minutes")
-    size.add_argument("--full", dest="preset", action="store_const", const="full", help="about 20 minutes")
+    size.add_argument("--full", dest="preset", action="store_const", const="full", help="about 30 minutes")
     parser.set_defaults(preset="normal")
     names: dict[str, Any] = {"metavar": "PATTERN[,…]", "action": "append", "default": []}
     parser.add_argument("--only", **names, help="scenarios or contenders: a part of the name, or a glob")

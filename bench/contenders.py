@@ -10,6 +10,7 @@ bulk (nginx's 64 KiB buffers per connection, HAProxy's splicing) are contenders 
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class Place:
     port: int
     backends: Sequence[int]  # ports on 127.0.0.1
     workers: int = 1
-    log: bool = False  # an access log, one JSON line per request
+    log: bool = False  # an access log, one JSON line per request or tcp connection
+    admin: int = 0  # the port of lbproxy's admin endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,13 @@ def nginx_preamble(place: Place) -> str:
     user = "user root root;\n" if os.geteuid() == 0 else ""
     return (
         f"{module}{user}daemon off;\nworker_processes {place.workers};\npid {place.directory}/nginx-{place.port}.pid;\n"
-        "worker_rlimit_nofile 20000;\nevents { worker_connections 20000; }\n"
+        f"worker_rlimit_nofile {open_files()};\nevents {{ worker_connections {open_files()}; }}\n"
     )
+
+
+def open_files() -> int:
+    """How many descriptors a process may have: all get the same."""
+    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536)
 
 
 def _nothing(_place: Place) -> str:
@@ -95,7 +102,7 @@ def _lbproxy_http(place: Place) -> str:
 
 
 def _lbproxy(place: Place, mode: Mode) -> str:
-    # Checks stay on, as they are in every real lb.yaml: their cost is part of the balancer's.
+    # Checks and the admin endpoint are on, as they are unasked: their cost is part of the balancer's.
     return f"""\
 workers: {place.workers}
 listeners:
@@ -105,7 +112,7 @@ pools:
     balance: round_robin
     backends: [{", ".join(f'"127.0.0.1:{port}"' for port in place.backends)}]
     health_check: {{type: http, path: /readyz, interval: 2s}}
-admin: {{bind: off}}
+admin: {{bind: "127.0.0.1:{place.admin}", socket: {place.directory}/{place.port}.sock}}
 log: {{access: {"{format: json}" if place.log else "off"}}}
 """
 
@@ -122,6 +129,7 @@ def _nginx_stream_with(place: Place, buffers: str) -> str:
     return f"""\
 {nginx_preamble(place)}
 stream {{
+  {_NGINX_STREAM_LOG.replace("FILE", f"{place.directory}/access.log") if place.log else ""}
   upstream backends {{ {_nginx_servers(place)} }}
   server {{
     listen 127.0.0.1:{place.port} backlog={BACKLOG};
@@ -177,6 +185,11 @@ http {{
 _NGINX_LOG = """log_format json escape=json '{"ts":"$time_iso8601",'
     '"client":"$remote_addr","client_port":"$remote_port","method":"$request_method","target":"$request_uri","status":$status,"backend":"$upstream_addr",'
     '"duration_s":$request_time,"bytes_in":$request_length,"bytes_out":$bytes_sent}';
+  access_log FILE json buffer=64k flush=1s;"""
+
+_NGINX_STREAM_LOG = """log_format json escape=json '{"ts":"$time_iso8601",'
+    '"client":"$remote_addr","client_port":"$remote_port","status":$status,"backend":"$upstream_addr",'
+    '"duration_s":$session_time,"bytes_in":$bytes_received,"bytes_out":$bytes_sent}';
   access_log FILE json buffer=64k flush=1s;"""
 
 
@@ -244,6 +257,8 @@ _HAPROXY_HTTP = (
     "mode http",
     "http-reuse always",
     "option forwardfor",
+    "option http-no-delay",  # or the kernel holds the head of a watch back for 200 ms, should an event follow
+    "option idle-close-on-response",  # a reload does not close a kept connection under a request that is on its way
     "http-request set-header X-Forwarded-Proto http",
     "http-request set-header X-Forwarded-Host %[req.hdr(Host)]",
 )
@@ -255,15 +270,22 @@ _HAPROXY_LOG = (
 )
 
 
+_HAPROXY_TCP_LOG = (
+    r"{\"ts\":\"%t\",\"client\":\"%ci\",\"client_port\":%cp,\"backend\":\"%s\",\"duration_ms\":%Tt,"
+    r"\"bytes_in\":%U,\"bytes_out\":%B,\"end\":\"%ts\"}"
+)
+
+
 def _haproxy(place: Place, *lines: str) -> str:
     log = "  log stdout format raw daemon\n" if place.log else ""
-    lines = (*lines, "log global", f"log-format {_HAPROXY_LOG}") if place.log else lines
+    line = _HAPROXY_LOG if "mode http" in lines else _HAPROXY_TCP_LOG
+    lines = (*lines, "log global", f"log-format {line}") if place.log else lines
     ours = "".join(f"  {line}\n" for line in lines)
     servers = "".join(f"  server s{port} 127.0.0.1:{port} check inter 2s\n" for port in place.backends)
     return f"""\
 global
   nbthread {place.workers}
-  maxconn 9900
+  maxconn {open_files() // 2 - 100}
   maxpipes 50
 {log}defaults
   timeout connect 1s

@@ -9,6 +9,7 @@ the process on whose back it runs: on loopback that is the sender, so a proxy pa
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +30,22 @@ def process_cpu_ns(pid: int) -> int:
 def family_cpu_ns(pids: Iterable[int]) -> int:
     """CPU time of several processes together."""
     return sum(process_cpu_ns(pid) for pid in pids)
+
+
+def spent_ns(pids: Iterable[int]) -> int:
+    """The same and that of the children which they have had and waited for, which is counted in ticks of 10 ms."""
+    return sum(process_cpu_ns(pid) + reaped_in_stat(Path(f"/proc/{pid}/stat").read_text()) for pid in pids)
+
+
+def own_ns() -> int:
+    """CPU time of this process and of every child that it has waited for."""
+    return time.process_time_ns() + children_ns()
+
+
+def children_ns() -> int:
+    """CPU time of every child that this process has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return round((children.ru_utime + children.ru_stime) * 1e9)
 
 
 def family_of(pid: int) -> tuple[int, ...]:
@@ -56,6 +73,12 @@ def _parents() -> dict[int, int]:
 def parent_in_stat(stat: str) -> int:
     """The parent's pid in a line of /proc/PID/stat, whose second field may hold spaces and brackets."""
     return int(stat.rpartition(")")[2].split()[1])
+
+
+def reaped_in_stat(stat: str) -> int:
+    """CPU time, in nanoseconds, of a process's ended children in a line of /proc/PID/stat."""
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) * _TICK_NS
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,14 +68,14 @@ def takes_part(contender: Contender, scenario: Scenario) -> bool:
 def field(contenders: Sequence[Contender], directory: Path, cpus: Cpus) -> Iterator[Field]:
     """Start everyone. A contender that does not get ready is reported in `failed`; backends must. Raises LoadError."""
     with ExitStack() as stack:
-        ports = free_ports(BACKENDS + len(contenders))
+        ports = free_ports(BACKENDS + 2 * len(contenders))
         backends = start_backends(directory, ports[:BACKENDS], cpus.rest)
         stack.callback(backends.stop)
         _wait_ready(backends, Mode.TCP, ports[0])
         entrants, failed = [], {}
-        for contender, port in zip(contenders, ports[BACKENDS:], strict=True):
+        for contender, port, admin in zip(contenders, ports[BACKENDS::2], ports[BACKENDS + 1 :: 2], strict=True):
             try:
-                entrants.append(_enter(contender, Place(directory, port, ports[:BACKENDS]), cpus, stack))
+                entrants.append(_enter(contender, Place(directory, port, ports[:BACKENDS], admin=admin), cpus, stack))
             except (LoadError, OSError) as error:
                 failed[contender.name] = str(error)
         yield Field(entrants, backends, failed)

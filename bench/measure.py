@@ -6,8 +6,6 @@ machine's neighbours, its temperature, the page cache) falls on all of them alik
 
 from __future__ import annotations
 
-import resource
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +41,11 @@ class Run:
     @property
     def noisy(self) -> bool:
         return self.foreign > NOISY
+
+    @property
+    def clean(self) -> bool:
+        """Without an error, and with every byte."""
+        return self.verified and not self.load.failed
 
     @property
     def operations_per_second(self) -> float:
@@ -99,9 +102,9 @@ def measure(turn: Turn, field: Field, settings: Settings) -> Run:
     everyone = {each.process for each in field.entrants if each.process} | {field.backends}
     ours = tuple(pid for process in everyone for pid in process.pids())
 
-    ours_before, members_before, before = cpu.family_cpu_ns(ours) + _own_ns(), cpu.family_cpu_ns(members), cpu.now()
+    ours_before, members_before, before = cpu.family_cpu_ns(ours) + cpu.own_ns(), cpu.family_cpu_ns(members), cpu.now()
     load = run_wrk(scenario, entrant.port, settings.connections, settings.seconds)
-    after, members_after, ours_after = cpu.now(), cpu.family_cpu_ns(members), cpu.family_cpu_ns(ours) + _own_ns()
+    after, members_after, ours_after = cpu.now(), cpu.family_cpu_ns(members), cpu.family_cpu_ns(ours) + cpu.own_ns()
 
     if not load.requests:
         raise LoadError(f"{entrant.contender.name} answered nothing in {scenario.name}: {load.errors}")
@@ -120,9 +123,3 @@ def measure(turn: Turn, field: Field, settings: Settings) -> Run:
         foreign=foreign / machine,
         verified=load.has_every_byte(answer_size, settings.connections),
     )
-
-
-def _own_ns() -> int:
-    """CPU time of this process and of every wrk that it has waited for."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time_ns() + round((children.ru_utime + children.ru_stime) * 1e9)

@@ -34,21 +34,22 @@ class Report:
     trials: Sequence[Trial] = ()
     configurations: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    repeated: dict[str, str] = field(default_factory=dict)  # turns that were taken again, and why
+    notes: list[str] = field(default_factory=list)
     interrupted: bool = False
     runs: list[Run] = field(default_factory=list)
     trial_runs: list[TrialRun] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
-        """Did everything that was asked for run, without an error and with every byte?"""
-        clean = all(run.verified and not run.load.failed for run in self.runs)
-        # A reload that costs connections is a result and not a fault of the run.
-        clean &= not any(run.errors for run in self.trial_runs)
+        """Did everything that was asked for run, without an error and with every byte, at the second try at most?"""
+        clean = all(run.clean for run in self.runs) and all(run.clean for run in self.trial_runs)
         return bool(self.runs or self.trial_runs) and clean and not self.failed and not self.interrupted
 
     def as_json(self) -> str:
         plain = {name: getattr(self, name) for name in ("started", "preset", "machine", "versions", "cpus")}
         plain |= {"configurations": self.configurations, "failed": self.failed, "interrupted": self.interrupted}
+        plain |= {"repeated": self.repeated, "notes": self.notes}
         lists: dict[str, list[Any]] = {
             "runs": self.runs,
             "trial_runs": self.trial_runs,
@@ -99,7 +100,7 @@ def trial_table(found: Sequence[TrialRow]) -> Table:
     """The trials' summary: each in its own unit."""
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("trial, contender", no_wrap=True)
-    for heading in ("median (min–max)", "unit", "÷ nginx", "aim", "reached", "errors"):
+    for heading in ("median (min–max)", "unit", "÷ nginx", "aim", "reached", "noisy", "errors"):
         shown.add_column(heading, justify="right", no_wrap=True)
     trial = ""
     for row in found:
@@ -115,6 +116,7 @@ def trial_table(found: Sequence[TrialRow]) -> Table:
             _ratio(row.ratio),
             f"{row.reach:g} ({row.dream:g})" if ours and row.reach and row.dream else "",
             {True: "[green]yes", False: "[red]no", None: ""}[row.met],
+            f"{row.noisy}/{row.runs}",
             f"[red]{row.errors}" if row.errors else "0",
             style="cyan" if ours else None,
         )
@@ -130,7 +132,8 @@ def trial_line(run: TrialRun, trial: Trial) -> str:
     """A trial as it ends, for those who watch."""
     details = ", ".join(f"{name} {value:,.4g}" for name, value in run.details.items())
     faults = f"  {run.errors} errors" if run.errors else ""
-    return f"{run.round + 1:2} {run.trial:17}{run.family:10}{run.value:12,.2f} {trial.unit:12} {details}{faults}"
+    noise = f"  noisy: {run.foreign:.0%}" if run.noisy else ""
+    return f"{run.round + 1:2} {run.trial:17}{run.family:10}{run.value:12,.2f} {trial.unit:12} {details}{faults}{noise}"
 
 
 def _order(row: Row) -> tuple[int, int]:

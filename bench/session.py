@@ -7,10 +7,11 @@ import os
 import resource
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -18,17 +19,20 @@ from typing import NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bench.contenders import Contender
 from bench.field import Cpus, Field, field
 from bench.html import page
 from bench.load import LoadError
 from bench.machine import machine, versions
-from bench.measure import Run, Settings, measure, turns, warm_up
+from bench.measure import Settings, measure, turns, warm_up
 from bench.report import Report, explanation, one_line, table, trial_line, trial_table
 from bench.selection import Selection
+from bench.summary import M
 from bench.trials.measure import take, trial_turns
+from bench.trials.start import Ground, SitsOutError
 from bench.trials.trials import Trial
 
-TRIAL_ROUNDS = {"quick": 1, "normal": 1, "full": 2}
+TRIAL_ROUNDS = {"quick": 1, "normal": 1, "full": None}  # None: as many as each wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Session:
     settings: Settings
     selection: Selection
     trials: Sequence[Trial]
+    everyone: Sequence[Contender]  # also those who are not selected: rates are taken from nginx's
     pin: bool
     results: Path  # the directory where every result is kept
     json: Path | None
@@ -84,13 +89,13 @@ class Session:
         for contender, why in started.failed.items():
             console.print(f"[red]{contender} does not take part: {why}", highlight=False)
         try:
-            self._take_turns(started, report.runs, report.failed, console)
+            self._take_turns(started, report, console)
         except KeyboardInterrupt:
             report.interrupted = True  # what has been measured is still shown and kept
 
     def _try(self, report: Report, directory: Path, cpus: Cpus, console: Console) -> None:
         """The trials, each with its contender started anew."""
-        full = self.preset != "quick"
+        ground = Ground(self.everyone, directory, cpus, self.preset != "quick", notes=report.notes)
         todo = trial_turns(self.trials, self.selection.contenders, TRIAL_ROUNDS[self.preset])
         try:
             with _progress(console) as progress:
@@ -99,8 +104,12 @@ class Session:
                     name = f"{turn.trial.name} {turn.contender.family}"
                     progress.update(task, description=f"round {turn.round + 1}: {name}")
                     try:
-                        report.trial_runs.append(take(turn, directory, cpus, full=full))
-                        progress.console.print(trial_line(report.trial_runs[-1], turn.trial), highlight=False)
+                        run = self._twice(partial(take, turn, ground), f"{name}, round {turn.round + 1}", report)
+                        report.trial_runs.append(run)
+                        progress.console.print(trial_line(run, turn.trial), highlight=False)
+                    except SitsOutError as error:
+                        note = f"{name} sits out: {error}"
+                        report.notes += [note] if note not in report.notes else []
                     except (LoadError, OSError) as error:
                         report.failed[f"{name}, round {turn.round + 1}"] = str(error)
                         progress.console.print(f"[red]{name}: {error}", highlight=False)
@@ -108,7 +117,18 @@ class Session:
         except KeyboardInterrupt:
             report.interrupted = True
 
-    def _take_turns(self, started: Field, runs: list[Run], failed: dict[str, str], console: Console) -> None:
+    def _twice(self, take_turn: Callable[[], M], name: str, report: Report) -> M:
+        """Once more if it fails or has errors; the result names the first try. Raises what the second does."""
+        try:
+            run = take_turn()
+            if run.clean:
+                return run
+            report.repeated[name] = "it had errors"
+        except (LoadError, OSError) as error:
+            report.repeated[name] = str(error)
+        return take_turn()
+
+    def _take_turns(self, started: Field, report: Report, console: Console) -> None:
         scenarios = self.selection.scenarios
         todo = turns(started, scenarios, self.settings.rounds)
         with _progress(console) as progress:
@@ -119,11 +139,12 @@ class Session:
             for turn in todo:
                 name = f"{turn.scenario.name} {turn.entrant.contender.family}"
                 progress.update(task, description=f"round {turn.round + 1}: {name}")
+                take_turn = partial(measure, turn, started, self.settings)
                 try:
-                    runs.append(measure(turn, started, self.settings))
-                    progress.console.print(one_line(runs[-1]), highlight=False)
+                    report.runs.append(self._twice(take_turn, f"{name}, round {turn.round + 1}", report))
+                    progress.console.print(one_line(report.runs[-1]), highlight=False)
                 except (LoadError, OSError) as error:
-                    failed[f"{name}, round {turn.round + 1}"] = str(error)
+                    report.failed[f"{name}, round {turn.round + 1}"] = str(error)
                     progress.console.print(f"[red]{name}: {error}", highlight=False)
                 progress.advance(task)
 
@@ -142,6 +163,8 @@ class Session:
             console.print(explanation(), highlight=False, style="dim")
         if report.trial_runs:
             console.print(trial_table(report.trial_rows()))
+        for note in (*report.notes, *(f"repeated: {name}: {why}" for name, why in report.repeated.items())):
+            console.print(note, highlight=False, style="dim")
         console.print(f"kept as {', '.join(str(file) for file in (*files, html))}", highlight=False)
         return 130 if report.interrupted else 0 if report.sound else 1
 

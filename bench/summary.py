@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Protocol, TypeVar
 
 from bench.measure import Run
 
 REFERENCE = "nginx"
+M = TypeVar("M", bound="Measured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,7 @@ class Spread:
 class Row:
     """One contender in one scenario, over all rounds.
 
-    Noisy runs are left out of the medians where at least half of the runs of every contender in the scenario are
-    quiet, and nowhere else: noise makes all of them dearer, so quiet runs may not be compared with noisy ones.
+    See counted() for which runs the medians are of. Where no run was without errors there is no ratio.
     """
 
     scenario: str
@@ -49,34 +50,57 @@ class Row:
 
 def rows(runs: Sequence[Run]) -> list[Row]:
     """A row for each contender of each scenario, in the order in which they first ran."""
-    groups: dict[tuple[str, str], list[Run]] = {}
+    scenarios: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        groups.setdefault((run.scenario, run.family), []).append(run)
-    dirty = {scenario for (scenario, _), group in groups.items() if len(_quiet(group)) * 2 < len(group)}
-    plain = {key: _row(group, group if key[0] in dirty else _quiet(group)) for key, group in groups.items()}
-    return [_compared(row, plain.get((row.scenario, REFERENCE))) for row in plain.values()]
+        scenarios.setdefault(run.scenario, {}).setdefault(run.family, []).append(run)
+    found = []
+    for groups in scenarios.values():
+        fair = counted(groups)
+        plain = {family: _row(group, fair[family]) for family, group in groups.items()}
+        clean = {family for family, group in fair.items() if any(run.clean for run in group)}
+        reference = plain[REFERENCE] if REFERENCE in clean else None
+        found += [_compared(row, reference) if family in clean else row for family, row in plain.items()]
+    return found
 
 
-def _quiet(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if not run.noisy]
+class Measured(Protocol):
+    """A run of a scenario or of a trial."""
+
+    @property
+    def noisy(self) -> bool: ...
+
+    @property
+    def clean(self) -> bool: ...
 
 
-def _row(runs: Sequence[Run], counted: Sequence[Run]) -> Row:
+def counted(groups: Mapping[str, Sequence[M]]) -> dict[str, list[M]]:
+    """Which runs of each contender the medians are of.
+
+    None with an error, if there are others: whoever refuses is quick about it. Noisy ones are left out where at least
+    half of the runs of every contender are quiet, and nowhere else: noise makes all of them dearer, so quiet runs may
+    not be compared with noisy ones.
+    """
+    clean = {name: [run for run in runs if run.clean] or list(runs) for name, runs in groups.items()}
+    quiet = {name: [run for run in runs if not run.noisy] for name, runs in clean.items()}
+    return quiet if all(len(quiet[name]) * 2 >= len(clean[name]) for name in groups) else clean
+
+
+def _row(runs: Sequence[Run], fair: Sequence[Run]) -> Row:
     first = runs[0]
-    costs = [run.cpu_us for run in counted if run.cpu_us is not None]
+    costs = [run.cpu_us for run in fair if run.cpu_us is not None]
     return Row(
         scenario=first.scenario,
         contender=first.contender,
         family=first.family,
         runs=len(runs),
-        noisy=len(runs) - len(_quiet(runs)),
+        noisy=sum(run.noisy for run in runs),
         errors=sum(run.load.failed for run in runs),
         unverified=sum(not run.verified for run in runs),
         cpu_us=Spread.of(costs) if costs else None,
-        machine_us=_spread(counted, lambda run: run.machine_us),
-        operations_per_second=_spread(counted, lambda run: run.operations_per_second),
-        p50_us=_spread(counted, lambda run: run.load.p50_us),
-        p99_us=_spread(counted, lambda run: run.load.p99_us),
+        machine_us=_spread(fair, lambda run: run.machine_us),
+        operations_per_second=_spread(fair, lambda run: run.operations_per_second),
+        p50_us=_spread(fair, lambda run: run.load.p50_us),
+        p99_us=_spread(fair, lambda run: run.load.p99_us),
     )
 
 

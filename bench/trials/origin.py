@@ -2,12 +2,14 @@
 
 `python -m bench.trials.origin PORT...`. A request for a `watch` gets a chunked stream, one for `/endless` a body of
 500 MB that is made as it is taken, every other a small answer. On stdin: `emit COUNT SECONDS` sends COUNT events, so
-far apart, to every stream, and `streams` asks for their number. Each command is answered with a line.
+far apart, to every stream; `streams` asks for their number, `poured` for how much of the endless bodies the kernel has
+taken. Each command is answered with a line.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import select
 import socket
 import sys
@@ -23,7 +25,9 @@ _SMALL = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 
 )
 _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 _BODY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % ENDLESS
-_PIECE = bytes(65536)
+# What an endless body repeats: whoever reads it can tell each byte from its position.
+PATTERN = random.Random(2).randbytes(65536)
+_TWICE = memoryview(PATTERN * 2)
 
 
 def event(number: int) -> bytes:
@@ -52,6 +56,7 @@ class Origin:
         self._open: dict[int, socket.socket] = {}
         self._streams: dict[int, socket.socket] = {}
         self._endless: dict[int, int] = {}
+        self._poured = 0
         self._number = 0
         self._emit: list[tuple[float, bool]] = []  # when, and whether it is the last of a command
         self._epoll.register(sys.stdin.fileno(), select.EPOLLIN)
@@ -87,6 +92,8 @@ class Origin:
             words = line.split()
             if words[0] == b"streams":
                 print(len(self._streams), flush=True)
+            elif words[0] == b"poured":
+                print(self._poured, flush=True)
             else:
                 count, apart, start = int(words[1]), float(words[2]), time.monotonic()
                 self._emit += [(start + number * apart, number == count - 1) for number in range(count)]
@@ -125,12 +132,14 @@ class Origin:
                 self._send(sock, _SMALL * data.count(b"\r\n\r\n"))
 
     def _pour(self, sock: socket.socket) -> None:
-        left = self._endless.get(sock.fileno(), 0)
+        left = self._endless[sock.fileno()]
         try:
             while left:
-                left -= sock.send(_PIECE[:left])
+                at = (ENDLESS - left) % len(PATTERN)
+                left -= sock.send(_TWICE[at : at + min(left, len(PATTERN))])
         except OSError:
             pass
+        self._poured += self._endless[sock.fileno()] - left
         self._endless[sock.fileno()] = left
 
     def _send(self, sock: socket.socket, data: bytes) -> None:

@@ -37,6 +37,12 @@ def test_the_parent_is_found_behind_any_name(name: str) -> None:
     assert cpu.parent_in_stat(f"4711 ({name}) S 42 4711 4711 0 -1") == 42
 
 
+def test_ended_children_are_counted_in_ticks() -> None:
+    tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    stat = "4711 (a) b) S 42 4711 4711 0 -1 4194560 1 2 3 4 7 8 20 3 20 0 1 0 99"
+    assert cpu.reaped_in_stat(stat) == 23 * tick_ns
+
+
 def test_a_process_pays_for_all_its_threads_and_children_count_as_family() -> None:
     child = "import threading; t = threading.Thread(target=lambda: sum(range(2_000_000))); t.start(); t.join()"
     parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child + '; input()'!r}]); p.wait()"

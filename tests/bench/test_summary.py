@@ -60,6 +60,19 @@ def test_all_noisy_runs_are_better_than_none() -> None:
     assert by_family([run("lbproxy", 90.0, foreign=0.5)])["lbproxy"].cpu_us == Spread(90.0, 90.0, 90.0)
 
 
+def test_a_run_with_errors_does_not_count_where_there_is_another() -> None:
+    found = by_family([run("lbproxy", 1.0, failed=7), run("lbproxy", 30.0), run("nginx", 20.0)])
+    assert found["lbproxy"].cpu_us == Spread(30.0, 30.0, 30.0)
+    assert (found["lbproxy"].cpu_ratio, found["lbproxy"].errors) == (1.5, 7)
+
+
+def test_with_errors_in_every_run_nothing_is_compared() -> None:
+    found = by_family([run("lbproxy", 30.0, verified=False), run("nginx", 20.0)])
+    assert found["lbproxy"].cpu_ratio is None
+    found = by_family([run("lbproxy", 30.0), run("nginx", 20.0, failed=1)])
+    assert found["lbproxy"].cpu_ratio is None
+
+
 def test_errors_count_in_noisy_runs_too() -> None:
     row = by_family([run("lbproxy", 1.0, failed=2, foreign=1.0), run("lbproxy", 1.0, failed=3, verified=False)])
     assert (row["lbproxy"].errors, row["lbproxy"].unverified) == (5, 1)
@@ -105,7 +118,7 @@ def test_the_file_holds_the_raw_runs_the_configurations_and_the_summary(tmp_path
 
 def test_the_table_shows_cost_ratio_and_faults() -> None:
     console = Console(width=140)
-    runs = [run("lbproxy", 30.0, failed=7, verified=False), run("nginx", 20.0)]
+    runs = [run("lbproxy", 1.0, failed=7, verified=False), run("lbproxy", 30.0), run("nginx", 20.0)]
     with console.capture() as captured:
         console.print(table(runs))
     line = next(line for line in captured.get().splitlines() if "lbproxy" in line)

@@ -122,6 +122,7 @@ def _silent_peers(subject: _Subject) -> Warnings:
 
 def _balance(subject: _Subject) -> Warnings:
     for path, pool in subject.pools():
+        # Always: where the clients are is not known here, and nodes and their masters share a /24 more often than not.
         if pool.balance.algorithm is Algorithm.IP_HASH:
             words = "ip_hash sends all IPv4 clients of one /24 to one backend; source_hash spreads single addresses"
             yield (*path, "balance"), words

@@ -26,12 +26,11 @@ from lbproxy.core.config import Listener as ListenerConfig
 from lbproxy.core.health import Health
 from lbproxy.core.peer import Peer
 from lbproxy.core.pool import Pool
-from lbproxy.core.termination import Termination
 from lbproxy.dataplane.access_log import AccessLog
 from lbproxy.dataplane.client import HttpConnection
+from lbproxy.dataplane.ending import Ending
 from lbproxy.dataplane.finding import find
-from lbproxy.dataplane.handover import Handover, HandoverError, take_over
-from lbproxy.dataplane.leaving import Leaving, TakingLeave
+from lbproxy.dataplane.leaving import Leaving
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.moving import State, left_behind
 from lbproxy.dataplane.reactor import Reactor
@@ -41,7 +40,6 @@ from lbproxy.dataplane.statistics import Statistics
 from lbproxy.dataplane.tcp import TcpConnection
 
 _ROOM_FOR_FDS = socket.CMSG_SPACE(messages.MAX_FDS * 4)
-FAREWELL_INTERVAL = 0.5  # seconds between two looks for watches while draining
 REPORT_INTERVAL = 0.5  # seconds between two reports of failures of one backend
 GC_THRESHOLD = 50_000  # young objects before a collection: connections are freed by reference counts (test_freeing.py)
 
@@ -63,13 +61,10 @@ class Worker:
         self._retired: list[Listener] = []  # not in the configuration any more; their connections live on
         self._reported: dict[int, float] = {}
         self._statistics = Statistics()
-        self._grace = trio.CancelScope()  # the time that connections have to end, once draining
-        self._draining = False
-        self._handover: Handover | None = None
-        self._taking_over = 0  # predecessors that hand over now
         self._board: board.Board | None = None
         self._balances: list[Balance] = []
         self._leaving = Leaving(self._reactor, self._all_listeners, random.uniform)
+        self._ending = Ending(self._reactor, self._all_listeners, lambda: self._config.shutdown)
         self._adopt(configure.place)
         for known in configure.health:
             self._take_health(known)
@@ -90,7 +85,7 @@ class Worker:
         finally:
             for listener in self._all_listeners():
                 listener.stop()
-            self._close_connections()
+            self._ending.close_connections()
             for pool in self._pools.values():
                 for peer in pool.peers:
                     for idle in list(peer.idle):
@@ -116,13 +111,13 @@ class Worker:
                     await self._answer(find(message, self._all_listeners(), self._reactor.timers.now))
                     self._reactor.settle()
                 elif isinstance(message, messages.Drain):
-                    self._start_drain(message.seconds, nursery)
+                    self._ending.drain(message.seconds, nursery)
                 elif isinstance(message, messages.HandOver):
-                    nursery.start_soon(self._hand_over, socket.socket(fileno=fds[0]), message.seconds, nursery)
+                    nursery.start_soon(self._ending.hand_over, socket.socket(fileno=fds[0]), message.seconds, nursery)
                 elif isinstance(message, messages.TakeOver):
                     nursery.start_soon(self._take_over, socket.socket(fileno=fds[0]))
             log.warning("the control plane is gone: this worker drains and ends")
-            self._start_drain(self._config.shutdown.drain, nursery)
+            self._ending.drain(self._config.shutdown.drain, nursery)
 
     def _take_health(self, message: messages.SetHealth | messages.SetFailOpen) -> None:
         pool = self._pools[message.pool]
@@ -173,7 +168,7 @@ class Worker:
         for one, listener, numbers in zip(self._listeners, config.listeners, message.listen, strict=True):
             passed = zip(listener.bind, numbers, strict=True)
             sockets = {address.text: fds[number] for address, number in passed if number != messages.KEPT}
-            if self._accepts_no_more:
+            if self._ending.accepts_no_more:
                 for fd in sockets.values():
                     os.close(fd)
             else:
@@ -235,11 +230,6 @@ class Worker:
     def _all_listeners(self) -> list[Listener]:
         return self._retired + self._listeners
 
-    @property
-    def _accepts_no_more(self) -> bool:
-        """It drains, or hands over."""
-        return self._draining or (self._handover is not None and self._handover.begun)
-
     def _balance(self) -> None:
         """Make what keeps long streams even, where that is wanted."""
         known = {(balance.pool, balance.mode): balance for balance in self._balances}
@@ -253,7 +243,7 @@ class Worker:
 
     async def _rebalance(self) -> None:
         reactor = self._reactor
-        while not self._draining:
+        while not self._ending.draining:
             await trio.sleep(INTERVAL)
             if self._balances:
                 reactor.refresh()
@@ -280,40 +270,9 @@ class Worker:
         except OSError:  # the control plane is gone: the next receive will say so
             return
 
-    async def _hand_over(self, channel: socket.socket, seconds: float, nursery: trio.Nursery) -> None:
-        """Give everything to a successor, and end."""
-        if self._handover is not None:  # there is one already: a second one would take what that has in its hands
-            channel.close()
-            return
-        self._handover = handover = Handover(channel, self._reactor, self._all_listeners, lambda: self._taking_over > 0)
-        left = self._config.shutdown.drain  # if the successor goes away
-        try:
-            await handover.wait_for_hello()
-            with trio.move_on_after(seconds) as patience:
-                await handover.run()
-            if patience.cancelled_caught:
-                left = 0.0
-        except HandoverError as error:
-            log.warning("connections could not be handed over: %s", error)
-            if not handover.begun:
-                return  # nothing has changed
-        finally:
-            handover.stop()
-            if not handover.begun:
-                self._handover = None
-        self._start_drain(left, nursery)
-
     async def _take_over(self, channel: socket.socket) -> None:
         """Go on with everything that a predecessor has."""
-        count = 0
-        self._taking_over += 1
-        try:
-            async for _ in take_over(channel, self._listener_of, self._reactor):
-                count += 1
-        except HandoverError as error:
-            log.warning("connections could not be taken over: %s", error)
-        finally:
-            self._taking_over -= 1
+        count = await self._ending.take_over(channel, self._listener_of)
         self._reactor.refresh()
         for pool in dict.fromkeys([*self._pools.values(), *(one.pool for one in self._retired)]):
             for peer in pool.peers_and_former:  # what was on its way out there is so here
@@ -332,39 +291,6 @@ class Worker:
         listener = self._make_listener(config, pool)
         self._retire(listener)
         return listener
-
-    def _start_drain(self, seconds: float, nursery: trio.Nursery) -> None:
-        self._grace.deadline = min(self._grace.deadline, trio.current_time() + seconds)
-        if not self._draining:
-            self._draining = True
-            nursery.start_soon(self._drain, nursery.cancel_scope)
-
-    async def _drain(self, scope: trio.CancelScope) -> None:
-        """Let go of the listening sockets, wait for the connections as long as they may take, and end the scope."""
-        for listener in self._all_listeners():
-            listener.stop()
-        for listener in self._all_listeners():
-            for connection in list(listener.connections):
-                connection.drain()
-        reactor, listeners = self._reactor, self._all_listeners()
-        reactor.refresh()
-        left = max(self._grace.deadline - trio.current_time(), 0.0)
-        leave = TakingLeave(reactor, min(self._config.shutdown.spread, left), random.uniform)
-        look_at = 0.0
-        with self._grace:
-            while any(listener.connections for listener in listeners):
-                if trio.current_time() >= look_at:
-                    look_at = trio.current_time() + FAREWELL_INTERVAL
-                    reactor.refresh()
-                    leave.look(listeners)
-                await trio.sleep(0.05)
-        self._close_connections()
-        scope.cancel()
-
-    def _close_connections(self) -> None:
-        for listener in self._all_listeners():
-            for connection in list(listener.connections):
-                connection.close(Termination.SHUTDOWN_DATA)
 
     def _listener(self, index: int) -> Listener:
         config = self._config.listeners[index]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import shutil
 import socket
 import sys
 import time
@@ -187,7 +188,11 @@ def _wait_for_successor(client: Client, before: dict[str, Any]) -> dict[str, Any
 
 def _status(client: Client, args: argparse.Namespace) -> int:
     status = client.get("/status")
-    print(json.dumps(status, indent=2) if args.json else status_table(status), end="" if not args.json else "\n")
+    if args.json:
+        print(json.dumps(status, indent=2))
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(status_table(status, width), end="")
     return 0
 
 

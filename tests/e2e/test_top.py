@@ -127,6 +127,18 @@ def test_live(tmp_path: Path, masters: list[Master], screen: Screen) -> None:
         assert "lbproxy answers again" not in screen.text, "the screen is the shell's again"
 
 
+def test_status_fits_a_terminal_of_80_columns(tmp_path: Path, masters: list[Master], screen: Screen) -> None:
+    with lbproxy(tmp_path, config(masters, free_port())) as running:
+        masters[0].close()
+        wait_for(lambda: running.status()["pools"][0]["backends"][0]["health"] == "down")
+        screen.run("status", "--socket", str(tmp_path / "lb.sock"))
+        shown = screen.wait("exit 0").splitlines()
+        place = next(number for number, line in enumerate(shown) if line.startswith(masters[0].address))
+        assert " down " in shown[place]
+        assert shown[place + 1].startswith("  connection refused")
+        assert shown[place + 2].startswith(masters[1].address)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_leaves_the_terminal_as_it_was(
     running: Path, screen: Screen, number: signal.Signals, status: int

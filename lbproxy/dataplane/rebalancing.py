@@ -17,7 +17,9 @@ from lbproxy.dataplane.listener import Connection, Listener
 from lbproxy.dataplane.reactor import Reactor
 
 INTERVAL = 1.0  # seconds between two looks
-REST = 300.0  # seconds for which a stream that was moved stays where it is
+# Seconds for which what was moved stays where it is. Of a watch only masters see it, and all of a rolling restart must
+# be evened out within two minutes; a tcp client has to connect again.
+REST = {Mode.HTTP: 60.0, Mode.TCP: 300.0}
 QUIET = 5.0  # seconds without a byte before a tcp connection may be closed
 TCP_SHARE = 0.01 / 60  # of all tcp connections that may be closed in a second, and never more than one
 
@@ -63,8 +65,9 @@ class Balance:
         if not self._plan.moving:
             self._seen.clear()
             return
-        self._moved = {one: when for one, when in self._moved.items() if now - when < REST and self._is_open(one)}
-        self._clients = {ip: when for ip, when in self._clients.items() if now - when < REST}
+        rest = REST[self.mode]
+        self._moved = {one: when for one, when in self._moved.items() if now - when < rest and self._is_open(one)}
+        self._clients = {ip: when for ip, when in self._clients.items() if now - when < rest}
         seen, self._seen = self._seen, {}
         candidates = {peers[source]: self._candidates(peers[source], seen, now) for source in {one for one, _ in moves}}
         if not seen:

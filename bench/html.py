@@ -2,55 +2,87 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-Json = Mapping[str, Any]
+from bench.plots import Json, Ratios, bars, number, overview, text
+from bench.scenarios import SCENARIOS
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #d9dee4; --page: #fff; --card: #f6f8fa;
-  --ours: #0b6bcb; --theirs: #9aa5b1; --good: #1a7f37; --bad: #b35900; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa5b1; --line: #30363d; --page: #0d1117;
-  --card: #161b22; --ours: #58a6ff; --theirs: #6b7683; --good: #56d364; --bad: #e3a04f; } }
-* { box-sizing: border-box } body { margin: 0; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 4rem } h1 { font-size: 1.6rem; margin: 0 }
-h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem } .soft { color: var(--soft) }
-section { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; margin: 1rem 0 }
-h3 { font-size: 1rem; margin: 0 0 .5rem } table { border-collapse: collapse; width: 100%; font-size: .9rem }
-.wide { overflow-x: auto } th, td { text-align: right; padding: .25rem .5rem; border-top: 1px solid var(--line);
-  white-space: nowrap; font-variant-numeric: tabular-nums } th:first-child, td:first-child { text-align: left }
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #dfe4ea; --page: #f4f6f8; --card: #fff;
+  --ours: #0b6bcb; --nginx: #8d99a6; --haproxy: #c98a2b; --theirs: #b9c2cc; --good: #1a7f37; --bad: #b03a00;
+  --ahead: #0b6bcb0d; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa5b1; --line: #2b323b; --page: #0d1117;
+  --card: #161b22; --ours: #4c9dff; --nginx: #7d8896; --haproxy: #d9a04a; --theirs: #4f5a66; --good: #56d364;
+  --bad: #ff9b5e; --ahead: #4c9dff14; } }
+* { box-sizing: border-box }
+body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
+main { max-width: 76rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem }
+h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .5rem; letter-spacing: -.01em }
+h2 { font-size: 1.3rem; margin: 3rem 0 .25rem } .soft { color: var(--soft); margin: .25rem 0; max-width: 56rem }
+section { background: var(--card); border: 1px solid var(--line); border-radius: .75rem; padding: 1.1rem 1.25rem }
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr));
+  margin: 1rem 0; align-items: start }
+.all { margin: 1rem 0 } .all p { margin: .35rem 0 }
+h3 { font-size: 1rem; margin: 0 }
+.sub { display: flex; flex-wrap: wrap; gap: 0 1rem; justify-content: space-between; margin: 0 0 .6rem;
+  font-size: .85rem; color: var(--soft) }
+.mark { font-weight: 650; white-space: nowrap }
+.good { color: var(--good) } .bad { color: var(--bad) }
+.chips { display: flex; flex-wrap: wrap; gap: .4rem; margin: .75rem 0 0; padding: 0; list-style: none }
+.chips li { border: 1px solid var(--line); background: var(--card); border-radius: 2rem; padding: .1rem .7rem;
+  font-size: .85rem; color: var(--soft) }
+.key { display: flex; flex-wrap: wrap; gap: 1.1rem; font-size: .85rem; color: var(--soft); margin: .5rem 0 0 }
+.key b { font-weight: 400 } .key svg { display: inline; width: 14px; height: 14px; margin: 0 .35rem -2px 0 }
+svg { width: 100%; height: auto; display: block } svg text { fill: var(--ink); font-size: 14px }
+svg .small { fill: var(--soft); font-size: 12px } svg .grid { stroke: var(--line); fill: none }
+svg .base { stroke: var(--nginx); stroke-width: 2; fill: none } svg .ahead { fill: var(--ahead) }
+svg .aim { stroke: var(--good); stroke-width: 1.5; stroke-dasharray: 4 3; fill: none }
+svg .whisker { stroke: var(--ink); stroke-opacity: .65; fill: none }
+table { border-collapse: collapse; width: 100%; font-size: .85rem } .wide { overflow-x: auto }
+th, td { text-align: right; padding: .25rem .5rem; border-top: 1px solid var(--line); white-space: nowrap;
+  font-variant-numeric: tabular-nums } th:first-child, td:first-child { text-align: left; padding-left: 0 }
 thead th { border-top: 0; color: var(--soft); font-weight: 500 } .ours td { color: var(--ours); font-weight: 600 }
-.good { color: var(--good) } .bad { color: var(--bad) } caption { text-align: left; color: var(--soft) }
-svg { width: 100%; height: auto; display: block; margin: .25rem 0 .75rem }
-svg text { fill: var(--ink); font-size: 13px }
-pre { overflow-x: auto; font-size: .8rem } details { margin: .5rem 0 }
+details { margin: .6rem 0 0 } summary { cursor: pointer; color: var(--soft); font-size: .85rem }
+pre { overflow-x: auto; font-size: .8rem }
 """
+_KEY = (
+    '<p class="key"><b><svg viewBox="0 0 14 14"><circle cx="7" cy="7" r="6" fill="var(--ours)"/></svg>lbproxy</b>'
+    '<b><svg viewBox="0 0 14 14"><path d="M7 0v14" class="base"/></svg>nginx, tuned</b>'
+    '<b><svg viewBox="0 0 14 14"><path d="M7 1l6 6l-6 6l-6 -6z" fill="var(--haproxy)"/></svg>HAProxy</b>'
+    '<b><svg viewBox="0 0 14 14"><circle cx="7" cy="7" r="4" fill="none" stroke="var(--nginx)" stroke-width="2"/></svg>'
+    "other configurations of them</b>"
+    '<b><svg viewBox="0 0 14 14"><path d="M7 0v14" class="aim"/></svg>aim</b></p>'
+)
+_TITLES = {scenario.name: scenario for scenario in SCENARIOS}
 
 
 def page(result: Json) -> str:
     """The page for what bench/report.py keeps."""
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    machine = result["machine"]
-    settings = result["settings"]
+    machine, settings = result["machine"], result["settings"]
+    chips = [
+        result["started"],
+        *(f"{name} {version}" for name, version in result["versions"].items()),
+        f"{machine['cpus']} CPUs, {machine['cpu']}",
+        f"{settings['rounds']} rounds of {settings['seconds']} s, {settings['connections']} connections, one worker",
+        f"preset {result['preset']}",
+    ]
+    scenarios, trials = result["summary"], result["trial_summary"]
     body = [
         "<h1>lbproxy beside nginx and HAProxy</h1>",
-        f'<p class="soft">{_text(result["started"])} · {_text(versions)}<br>{machine["cpus"]} CPUs '
-        f"({_text(machine['cpu'])}) · {settings['connections']} connections, one worker each, "
-        f"{settings['rounds']} rounds of {settings['seconds']} s, preset {_text(result['preset'])}</p>",
+        '<p class="soft">The same load, backends and CPU for everybody, in turns. CPU time counts all processes of a '
+        "contender, the kernel’s work for them included.</p>",
+        f'<ul class="chips">{"".join(f"<li>{text(chip)}</li>" for chip in chips)}</ul>',
         _verdict(result),
-        "<h2>CPU per operation</h2>",
-        '<p class="soft">All processes of a contender, kernel work included. Bars are medians, whiskers go from the '
-        "lowest to the highest run. Latency and rates of this part are taken at full load and say little on two "
-        "cores: bench/README.md.</p>"
-        if result["summary"]
+        "<h2>CPU per operation, µs</h2>" if scenarios else "",
+        '<p class="soft">Bars are medians, whiskers go from the lowest to the highest run. Rates and latencies in the '
+        "details are taken at full load, which on two cores says little.</p>"
+        if scenarios
         else "",
-        *(_scenario(name, rows) for name, rows in _grouped(result["summary"], "scenario")),
-        "<h2>Streams, memory, latency by the clock</h2>" if result["trial_summary"] else "",
-        *(_trial(rows) for _name, rows in _grouped(result["trial_summary"], "trial")),
+        f'<div class="grid">{"".join(_scenario(name, rows) for name, rows in _grouped(scenarios, "scenario"))}</div>',
+        "<h2>Streams, memory, latency by the clock</h2>" if trials else "",
+        f'<div class="grid">{"".join(_trial(rows) for _name, rows in _grouped(trials, "trial"))}</div>',
         "<h2>Configurations</h2>" if result["configurations"] else "",
-        *(_configuration(name, text) for name, text in result["configurations"].items()),
+        *(_configuration(name, said) for name, said in result["configurations"].items()),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>lbproxy load tests</title>'
@@ -60,22 +92,56 @@ def page(result: Json) -> str:
 
 
 def _verdict(result: Json) -> str:
-    """Where lbproxy is ahead, where it is behind, and what went wrong: before any picture."""
+    """Where lbproxy is ahead, where it is behind, and what went wrong: before anything else."""
     ahead: list[str] = []
     behind: list[str] = []
-    for row in result["summary"]:
-        if row["family"] == "lbproxy" and row["cpu_ratio"] is not None:
-            (ahead if row["cpu_ratio"] <= 1 else behind).append(f"{row['scenario']} {row['cpu_ratio']:.2f}")
-    missed = [row["title"] for row in result["trial_summary"] if row["met"] is False]
-    said = [f"<p><b>Cheaper than nginx:</b> {_text(', '.join(ahead) or 'nowhere')}.</p>"]
-    said.append(f"<p><b>Dearer than nginx:</b> {_text(', '.join(behind) or 'nowhere')}.</p>")
-    if missed:
-        said.append(f'<p class="bad"><b>Aims not reached:</b> {_text("; ".join(missed))}.</p>')
+    lines = []
+    for name, rows in _grouped(result["summary"], "scenario"):
+        found = {row["family"]: row["cpu_ratio"] for row in rows if row["cpu_ratio"] is not None}
+        aim = _TITLES[name].reach if name in _TITLES else None
+        lines.append(Ratios(_title(name), found, aim))
+        if "lbproxy" in found:
+            (ahead if found["lbproxy"] <= 1 else behind).append(f"{name} {found['lbproxy']:.2f}")
+    for name, rows in _grouped(result["trial_summary"], "trial"):
+        found = {row["family"]: row["ratio"] for row in rows if row["ratio"] is not None}
+        if name == "watch":
+            lines.append(Ratios("http: a watch event", found, rows[0]["reach"]))
+    said = [f"<p><b>Cheaper than nginx:</b> {text(', '.join(ahead) or 'nowhere')}.</p>"] if lines else []
+    if lines:
+        said.append(f"<p><b>Dearer than nginx:</b> {text(', '.join(behind) or 'nowhere')}.</p>")
+    if missed := _missed(result):
+        said.append(f'<p class="bad"><b>Aims not reached:</b> {text("; ".join(missed))}.</p>')
     for name, why in result["failed"].items():
-        said.append(f'<p class="bad"><b>{_text(name)}</b> failed: {_text(why[:200])}</p>')
+        said.append(f'<p class="bad"><b>{text(name)}</b> failed: {text(why[:200])}</p>')
     if result["interrupted"]:
         said.append('<p class="bad">The run was interrupted.</p>')
-    return f"<section>{''.join(said)}</section>"
+    said += [f'<p class="soft">{text(note)}</p>' for note in result.get("notes", ())]
+    said += [
+        f'<p class="soft">Taken again: {text(name)}: {text(why[:200])}</p>'
+        for name, why in result.get("repeated", {}).items()
+    ]
+    picture = overview(lines)
+    return f'<section class="all">{picture}{_KEY if picture else ""}{"".join(said)}</section>'
+
+
+def _missed(result: Json) -> list[str]:
+    scenarios = [
+        _title(row["scenario"])
+        for row in result["summary"]
+        if row["family"] == "lbproxy" and _reached(row) is False
+    ]  # fmt: skip
+    return [*scenarios, *(row["title"] for row in result["trial_summary"] if row["met"] is False)]
+
+
+def _reached(row: Json) -> bool | None:
+    scenario = _TITLES.get(row["scenario"])
+    if scenario is None or row["cpu_ratio"] is None:
+        return None
+    return bool(row["cpu_ratio"] <= scenario.reach)
+
+
+def _title(name: str) -> str:
+    return _TITLES[name].title if name in _TITLES else name
 
 
 def _grouped(rows: Sequence[Json], key: str) -> Iterator[tuple[str, list[Json]]]:
@@ -86,95 +152,77 @@ def _grouped(rows: Sequence[Json], key: str) -> Iterator[tuple[str, list[Json]]]
 
 
 def _scenario(name: str, rows: list[Json]) -> str:
-    bars = [(row["family"], row["cpu_us"]) for row in rows if row["cpu_us"] is not None]
+    found = [(row["family"], row["cpu_us"]) for row in rows if row["cpu_us"] is not None]
     heads = ("", "CPU µs/op", "÷ nginx", "op/s", "p50 µs", "p99 µs", "noisy", "errors")
     cells = [
         (
             row["family"],
-            _number(row["cpu_us"]["median"]) if row["cpu_us"] else "–",
+            number(row["cpu_us"]["median"]) if row["cpu_us"] else "–",
             _ratio(row["cpu_ratio"]),
-            _number(row["operations_per_second"]["median"]),
-            _number(row["p50_us"]["median"]),
-            _number(row["p99_us"]["median"]),
+            number(row["operations_per_second"]["median"]),
+            number(row["p50_us"]["median"]),
+            number(row["p99_us"]["median"]),
             f"{row['noisy']}/{row['runs']}",
             str(row["errors"]),
         )
         for row in rows
     ]
-    return f"<section><h3>{_text(name)}</h3>{_bars(name, bars, 'µs')}{_table(name, heads, cells)}</section>"
+    ours = next((row for row in rows if row["family"] == "lbproxy"), None)
+    aim = _aim(_reached(ours), _TITLES[name].reach, "× nginx") if ours and name in _TITLES else ""
+    title = _title(name)
+    return _card(title, f"<span>{text(name)}, µs</span>{aim}", bars(title, found, "µs"), heads, cells)
 
 
 def _trial(rows: list[Json]) -> str:
     first = rows[0]
-    title = f"{first['trial']}: {first['title']}"
     ours = next((row for row in rows if row["met"] is not None), None)
-    aim = ""
+    relative = ours is not None and first["trial"].startswith(("watch", "latency"))
+    mark = f"<span>{text(first['trial'])}, {text(first['unit'])}</span>"
     if ours is not None:
-        word = '<span class="good">reached</span>' if ours["met"] else '<span class="bad">not reached</span>'
-        aim = f'<p class="soft">Aim {ours["reach"]:g}, dream {ours["dream"] or ours["reach"]:g}: {word}.</p>'
+        mark += _aim(ours["met"], ours["reach"], "× nginx" if relative else first["unit"])
     details = sorted({name for row in rows for name in row["details"]})
-    heads = ("", first["unit"], "÷ nginx", *details, "errors")
+    heads = ("", first["unit"], "÷ nginx", *details, "noisy", "errors")
     cells = [
         (
             row["family"],
-            _number(row["value"]["median"]),
+            number(row["value"]["median"]),
             _ratio(row["ratio"]),
-            *(_number(row["details"][name]) if name in row["details"] else "–" for name in details),
+            *(number(row["details"][name]) if name in row["details"] else "–" for name in details),
+            f"{row.get('noisy', 0)}/{row['runs']}",
             str(row["errors"]),
         )
         for row in rows
     ]
-    bars = [(row["family"], row["value"]) for row in rows]
-    shown = _bars(title, bars, first["unit"]) + _table(title, heads, cells)
-    return f"<section><h3>{_text(title)}</h3>{aim}{shown}</section>"
+    aim = ours["reach"] if ours is not None and not relative else None
+    picture = bars(first["title"], [(row["family"], row["value"]) for row in rows], first["unit"], aim)
+    return _card(first["title"], mark, picture, heads, cells)
 
 
-def _bars(title: str, bars: Sequence[tuple[str, Json]], unit: str) -> str:
-    """Horizontal bars with whiskers. The numbers are in the table below: the picture is for the eye."""
-    most = max((value["high"] for _name, value in bars), default=0)
-    if most <= 0:
+def _aim(reached: bool | None, reach: float, unit: str) -> str:
+    if reached is None:
         return ""
-    left, width, step = 130, 480, 24
-    parts = []
-    for row, (name, value) in enumerate(bars):
-        y = row * step
-        low, middle, high = (left + width * max(value[key], 0) / most for key in ("low", "median", "high"))
-        color = "var(--ours)" if name == "lbproxy" else "var(--theirs)"
-        parts.append(
-            f'<text x="{left - 8}" y="{y + 16}" text-anchor="end">{_text(name)}</text>'
-            f'<rect x="{left}" y="{y + 4}" width="{max(middle - left, 1):.1f}" height="16" rx="3" fill="{color}"/>'
-            f'<path d="M{low:.1f} {y + 12}H{high:.1f}" stroke="var(--ink)" stroke-width="1.5"/>'
-            f'<text x="{high + 6:.1f}" y="{y + 16}">{_number(value["median"])}</text>'
-        )
-    size = f"0 0 {left + width + 70} {len(bars) * step + 4}"
-    label = _text(f"{title}, {unit}")
-    return f'<svg viewBox="{size}" role="img" aria-label="{label}"><title>{label}</title>{"".join(parts)}</svg>'
+    word, kind = ("reached", "good") if reached else ("not reached", "bad")
+    return f'<span class="mark {kind}">aim {reach:g} {text(unit)}: {word}</span>'
 
 
-def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{_text(word)}</th>' for word in heads)
+def _card(title: str, mark: str, picture: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    picture = picture or '<p class="soft">Zero for everybody.</p>'
+    shown = f"<details><summary>Figures</summary>{_table(heads, rows)}</details>"
+    return f'<section><h3>{text(title)}</h3><p class="sub">{mark}</p>{picture}{shown}</section>'
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{text(word)}</th>' for word in heads)
     lines = []
     for row in rows:
-        cells = "".join(f"<td>{_text(cell)}</td>" for cell in row)
+        cells = "".join(f"<td>{text(cell)}</td>" for cell in row)
         lines.append(f'<tr class="{"ours" if row[0] == "lbproxy" else ""}">{cells}</tr>')
-    return (
-        f'<div class="wide"><table><caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
-def _configuration(name: str, text: str) -> str:
-    return f"<details><summary>{_text(name)}</summary><pre>{_text(text)}</pre></details>"
-
-
-def _number(value: float) -> str:
-    digits = 2 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
-    return f"{value:,.{digits}f}"
+def _configuration(name: str, said: str) -> str:
+    return f"<details><summary>{text(name)}</summary><pre>{text(said)}</pre></details>"
 
 
 def _ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))

@@ -59,7 +59,7 @@ RESULT: dict[str, Any] = {
     "summary": [ROW, ROW | {"family": "nginx", "cpu_ratio": 1.0}],
     "trial_summary": [TRIAL_ROW, TRIAL_ROW | {"family": "nginx", "ratio": 1.0, "met": None}],
 }
-VOID = {"meta", "rect", "path", "br"}
+VOID = {"meta", "rect", "br"}  # circles and paths carry titles: they end with a tag or with a slash
 
 
 class Reader(HTMLParser):

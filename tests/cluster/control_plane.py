@@ -113,6 +113,10 @@ class ControlPlane:
             f"--initial-cluster=default={ETCD_PEER}",
         ]
 
+    def etcd_for(self, _number: int) -> str:
+        """Where a master finds etcd."""
+        return ETCD
+
     def start_master(self, number: int) -> None:
         """Start an apiserver and its door."""
         self._start(f"apiserver{number}", self.apiserver_command(number))
@@ -122,7 +126,7 @@ class ControlPlane:
         host, files = MASTERS[number], self.directory
         return [
             str(binaries() / "kube-apiserver"),
-            f"--etcd-servers={ETCD}",
+            f"--etcd-servers={self.etcd_for(number)}",
             f"--bind-address={host}",
             f"--advertise-address={host}",
             "--secure-port=6443",

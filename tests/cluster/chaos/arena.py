@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import signal
 import ssl
 import subprocess
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from tests.cluster.balancer import until
 from tests.cluster.chaos import contenders
@@ -28,6 +31,7 @@ from tests.cluster.control_plane import MASTERS
 
 EXTRA = "127.0.0.1:19181"  # where an additional listener listens
 RELOAD_EVERY = 0.7  # seconds
+BACKEND_DEAD, BACKEND_DRAINED = "DD", "dD"  # lbproxy's termination codes
 LEASE_PATH = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
 
 
@@ -38,11 +42,31 @@ class Arena:
     programs: Programs
     balancer: subprocess.Popen[bytes]
 
+    @property
+    def config(self) -> Path:
+        return self.plane.directory / f"{self.contender.name}.conf"
+
+    @contextmanager
+    def configured(self, key: str, before: str) -> Iterator[None]:
+        """lbproxy with one more key in its lb.yaml, before another one of the same level; and without it again."""
+        text = self.config.read_text()
+        indent = " " * (text.index(f"{before}:") - text.rindex("\n", 0, text.index(f"{before}:")) - 1)
+        self._reconfigure(text.replace(f"{before}:", f"{key}\n{indent}{before}:", 1))
+        try:
+            yield
+        finally:
+            self._reconfigure(text)
+
+    def _reconfigure(self, text: str) -> None:
+        self.config.write_text(text)
+        self.balancer.send_signal(signal.SIGHUP)
+        wanted = hashlib.sha256(text.encode()).hexdigest()
+        until(lambda: bool(self.status()["config"]["sha256"] == wanted), "lbproxy has taken it on", START_TIMEOUT)
+
     @contextmanager
     def reloading(self) -> Iterator[None]:
         """lbproxy takes on another configuration again and again: a listener more, another weight, other timeouts."""
-        config = self.plane.directory / f"{self.contender.name}.conf"
-        text = config.read_text()
+        text = self.config.read_text()
         extra = f'{{name: extra, bind: "{EXTRA}", mode: http, pool: apiservers}}]'
         other = text.replace("}]", "}, " + extra, 1).replace("backends:", "slow_start: 3s\n    backends:")
         stop = threading.Event()
@@ -50,7 +74,7 @@ class Arena:
         def reload() -> None:
             texts = cycle((other, text))
             while not stop.wait(RELOAD_EVERY):
-                config.write_text(next(texts))
+                self.config.write_text(next(texts))
                 self.balancer.send_signal(signal.SIGHUP)
 
         thread = threading.Thread(target=reload)
@@ -60,13 +84,36 @@ class Arena:
         finally:
             stop.set()
             thread.join()
-            config.write_text(text)
+            self.config.write_text(text)
             self.balancer.send_signal(signal.SIGHUP)
 
     def reloads(self) -> int:
         """How many times lbproxy has taken on a configuration that was another one."""
         log = (self.plane.directory / f"{self.contender.name}.log").read_text()
         return log.count('"listener extra ')
+
+    def serves(self) -> bool:
+        """Whether somebody who comes to the balancer now is served."""
+        return _answers(self.contender, self.plane.directory)
+
+    def status(self) -> dict[str, Any]:
+        """lbproxy's, with its counters."""
+        with urllib.request.urlopen(f"http://{contenders.ADMIN}/status", timeout=5) as answer:
+            parsed: dict[str, Any] = json.load(answer)
+            return parsed
+
+    def log(self) -> list[dict[str, Any]]:
+        """lbproxy's, entry by entry; what it says about its configuration on the way is no JSON."""
+        lines = (self.plane.directory / f"{self.contender.name}.log").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def verdicts(self, since: int) -> list[str]:
+        """What checks have found out after their first look, from that entry of the log on."""
+        return [one["health"] for one in self.log()[since:] if one["event"] == "health" and one["was"] != "unknown"]
+
+    def ended(self, since: int) -> list[dict[str, Any]]:
+        """The connections and requests that lbproxy ended because their master was dead, or had to drain."""
+        return [one for one in self.log()[since:] if one.get("end") in (BACKEND_DEAD, BACKEND_DRAINED)]
 
     def round(self, scenario: Scenario) -> Outcome:
         """One scenario, with all masters well before it. Raises TimeoutError if they are not."""

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tests.cluster.chaos.audit import busiest_master
 from tests.cluster.chaos.plane import ChaosPlane
@@ -17,6 +18,9 @@ DARK_FOR = 25.0  # seconds: enough for a lease to be lost (10 s), not for client
 GRACE = 3.0  # seconds after the shutdown delay until a master that waits for its watches is killed
 BOOKMARKS = 62.0  # seconds: a watch that allows them gets one each minute
 ETCD_AWAY = 5.0  # seconds
+LONG_AWAY = 12.0  # seconds: no leader outlives that
+LATE = 2.5  # seconds: longer than the 2 s that an apiserver's /readyz waits for etcd, short enough for leases to live
+SLOW_FOR = 25.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,8 @@ def scenarios() -> dict[str, Scenario]:
         Scenario("dark", "a master's packets vanish for 25 s", _dark),
         Scenario("frozen", "a master stopped (SIGSTOP) for 25 s", _frozen),
         Scenario("etcd", "etcd away for 5 s", _etcd),
-        Scenario("slow", "a master that gets a fifth of its CPU for 15 s", _slow),
+        Scenario("etcd-long", "etcd away for 12 s", partial(_etcd, away=LONG_AWAY), usual=False),
+        Scenario("slow", "a slow master: its etcd answers 2.5 s late for 25 s", _slow),
         Scenario("kill", "two masters killed (kill -9) one after the other, and back", _kill_two),
         Scenario("rolling-delay", "rolling restart, shutdown delay 3 s", _rolling, shutdown_delay=3),
         Scenario("rolling", "rolling restart, no shutdown delay", _rolling),
@@ -84,24 +89,32 @@ def _upgrade(plane: ChaosPlane) -> None:
         time.sleep(BOOKMARKS)
 
 
-def _etcd(plane: ChaosPlane) -> None:
+def _etcd(plane: ChaosPlane, away: float = ETCD_AWAY) -> None:
     etcd = plane.processes.pop("etcd")
     etcd.send_signal(signal.SIGTERM)
     etcd.wait(10)
-    time.sleep(ETCD_AWAY)
+    time.sleep(away)
     plane.start_etcd()
     plane.wait_all_ready()
 
 
 def _slow(plane: ChaosPlane) -> None:
-    with plane.starved(busiest_master(plane), run=0.1, stop=0.4):
-        time.sleep(15)
+    with plane.far_from_etcd(busiest_master(plane), LATE):
+        time.sleep(SLOW_FOR)
 
 
 def _kill_all(plane: ChaosPlane) -> None:
+    stop_all(plane)
+    time.sleep(DEAD_FOR)
+    start_all(plane)
+    plane.wait_all_ready()
+
+
+def stop_all(plane: ChaosPlane) -> None:
     for number in range(len(MASTERS)):
         plane.kill_master(number)
-    time.sleep(DEAD_FOR)
+
+
+def start_all(plane: ChaosPlane) -> None:
     for number in range(len(MASTERS)):
         plane.start_master(number)
-    plane.wait_all_ready()

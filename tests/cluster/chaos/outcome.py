@@ -37,6 +37,7 @@ class Evidence:
     leaders_lost: int
     managers_ended: int
     deaf: int  # reflectors that a change did not reach when all was over
+    recovered: bool = True  # everybody was at work again soon after the fault, and saw what was stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Outcome:
     managers_ended: int
     deaf: int
     trouble: float  # seconds: the longest time in which there were always calls that failed or waited, or events late
+    recovered: bool = True  # older results do not say
 
     def errors(self, *operations: str) -> int:
         return sum(client.errors.get(operation, 0) for client in self.clients.values() for operation in operations)
@@ -111,6 +113,7 @@ def judge(evidence: Evidence) -> Outcome:
         managers_ended=evidence.managers_ended,
         deaf=evidence.deaf,
         trouble=round(_longest(_troubles(calls, late), evidence.fault), 2),
+        recovered=evidence.recovered,
     )
 
 

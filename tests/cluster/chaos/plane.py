@@ -4,6 +4,8 @@ A door is what makes a master of HTTP mode: it adds TLS and a client certificate
 nothing else, so that a balancer in http mode meets an apiserver's own HTTP/1.1: its resets, half responses and last
 words. (kubectl proxy, the door of the other tests, is an HTTP proxy with opinions: it turns the dying of its apiserver
 into answers of its own.) A door listens as long as its apiserver does.
+
+Each master has its own way to the one etcd (links.py), so that one of them alone can be far from it.
 """
 
 from __future__ import annotations
@@ -13,16 +15,16 @@ import json
 import signal
 import socket
 import ssl
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from subprocess import TimeoutExpired
 
 from tests.cluster.balancer import until
 from tests.cluster.chaos.namespace import Namespace
-from tests.cluster.control_plane import MASTERS, START_TIMEOUT, ControlPlane
+from tests.cluster.control_plane import ETCD, MASTERS, START_TIMEOUT, ControlPlane
 
 AUDIT_POLICY = """
 apiVersion: audit.k8s.io/v1
@@ -50,6 +52,8 @@ backend master
 # it the versions of idle resources, got from one master by LIST, are too old for a master that started later.
 PROGRESS = "1s"
 MANAGERS = ("kube-controller-manager", "kube-scheduler")
+LINKS = ("127.0.0.21:23790", "127.0.0.22:23790", "127.0.0.23:23790")  # etcd, as each master finds it
+ROOT = Path(__file__).parents[3]
 
 
 class ChaosPlane(ControlPlane):
@@ -59,7 +63,24 @@ class ChaosPlane(ControlPlane):
 
     def up(self) -> None:
         (self.directory / "audit-policy.yaml").write_text(AUDIT_POLICY)
+        self._start_links()
         super().up()
+
+    def _start_links(self) -> None:
+        command = [sys.executable, "-m", "tests.cluster.chaos.links", ETCD.removeprefix("http://"), *LINKS]
+        with (self.directory / "links.log").open("ab") as log:
+            self.processes["links"] = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def down(self) -> None:
+        if links := self.processes.get("links"):
+            assert links.stdin is not None
+            links.stdin.close()
+        super().down()
+
+    def etcd_for(self, number: int) -> str:
+        return f"http://{LINKS[number]}"
 
     def make_certificates(self) -> None:
         super().make_certificates()
@@ -128,26 +149,24 @@ class ChaosPlane(ControlPlane):
         while not _refuses(MASTERS[number], 6443) and time.monotonic() < deadline:
             time.sleep(0.005)
         self.processes[f"door{number}"].send_signal(signal.SIGUSR1)  # HAProxy's soft stop: no new ones, old ones live
-        with suppress(TimeoutExpired):
+        with suppress(subprocess.TimeoutExpired):
             apiserver.wait(max(0.0, deadline - time.monotonic()))
         self.kill_master(number)
 
     @contextmanager
-    def starved(self, number: int, run: float, stop: float) -> Iterator[None]:
-        """A master that gets the CPU for `run` seconds and then not for `stop` seconds, again and again."""
-        over = threading.Event()
-        thread = threading.Thread(target=self._starve, args=(number, run, stop, over))
-        thread.start()
+    def far_from_etcd(self, number: int, seconds: float) -> Iterator[None]:
+        """A master that gets every answer of etcd so much later. Its process, its TLS and its caches are as ever."""
+        self._tell_links(f"{number} {seconds}")
         try:
             yield
         finally:
-            over.set()
-            thread.join()
+            self._tell_links(f"{number} 0")
 
-    def _starve(self, number: int, run: float, stop: float, over: threading.Event) -> None:
-        while not over.wait(run):
-            with self.frozen(number):
-                over.wait(stop)
+    def _tell_links(self, line: str) -> None:
+        stdin = self.processes["links"].stdin
+        assert stdin is not None
+        stdin.write(f"{line}\n".encode())
+        stdin.flush()
 
     # -- asking a master directly --------------------------------------------------------------------------------
 

@@ -70,17 +70,17 @@ class Round:
             terms = self._terms()
             fault = time.time()
             self.scenario.run(self.plane)
-            self._settle(time.time())
+            recovered = self._settle(time.time())
             self._tell(libraries, "quiet")
             self.pace.quiet.set()
-            last = self._see_the_tail()
+            last, all_seen = self._see_the_tail()
             ended = len(self.plane.ended_managers())
             lost = sum(1 for lease, term in self._terms().items() if term != terms[lease])
             end = time.time()
             deaf = self._finish_rollouts(kubectls)
             self.pace.over.set()
         self.own_journal.finish()
-        return judge(self._evidence(fault, end, last, lost, ended, deaf))
+        return judge(self._evidence(fault, end, last, lost, ended, deaf, recovered and all_seen))
 
     # -- before --------------------------------------------------------------------------------------------------
 
@@ -201,15 +201,18 @@ class Round:
         _, events = self._read()
         return len({event.client for event in events if event.kind == "MODIFIED"}) == len(LIBRARIES)
 
-    def _settle(self, moment: float) -> None:
-        """Give everybody time to recover. Who does not has that in the result."""
+    def _settle(self, moment: float) -> bool:
+        """Give everybody time to recover; whether they have."""
         try:
             until(lambda: self._all_work_since(moment), "all work again", SETTLE_TIMEOUT)
         except TimeoutError:
             print(f"{self.name}: not everybody works {SETTLE_TIMEOUT} s after the fault", file=sys.stderr)
+            return False
+        return True
 
-    def _see_the_tail(self) -> int:
-        """Wait until every watcher has seen all that is stored now; the version up to which they are judged."""
+    def _see_the_tail(self) -> tuple[int, bool]:
+        """Wait until every watcher has seen all that is stored now: the version up to which they are judged, and
+        whether they all have."""
         last = max((one.version for one in self._stored()), default=0)
 
         def all_seen() -> bool:
@@ -220,7 +223,8 @@ class Round:
             until(all_seen, "all have seen the last event", TAIL_TIMEOUT)
         except TimeoutError:
             print(f"{self.name}: not everybody has seen the last event", file=sys.stderr)
-        return last
+            return last, False
+        return last, True
 
     def _finish_rollouts(self, kubectls: list[Kubectl]) -> int:
         """Say what a controller says when nothing is left to roll out; how many reflectors have not heard it."""
@@ -252,7 +256,7 @@ class Round:
         return found
 
     def _evidence(
-        self, fault: float, end: float, last: int, leaders_lost: int, managers_ended: int, deaf: int
+        self, fault: float, end: float, last: int, leaders_lost: int, managers_ended: int, deaf: int, recovered: bool
     ) -> Evidence:
         calls, events = self._read()
         stored = self._stored()
@@ -268,6 +272,7 @@ class Round:
             leaders_lost=leaders_lost,
             managers_ended=managers_ended,
             deaf=deaf,
+            recovered=recovered,
         )
 
 

@@ -7,21 +7,27 @@ with other balancers (`python -m tests.cluster.chaos`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from tests.cluster.balancer import until
 from tests.cluster.chaos.arena import Arena
-from tests.cluster.chaos.faults import ETCD_AWAY, scenarios
+from tests.cluster.chaos.faults import ETCD_AWAY, Scenario, scenarios
+from tests.cluster.chaos.outage import Outage
 from tests.cluster.chaos.outcome import READS, WRITES, Outcome
 
 pytestmark = pytest.mark.cluster
 
 CONTENDER = "lbproxy-http"
 IN_FLIGHT = 2  # mutations that may have been at a killed master
+DRAIN = 5  # seconds
 
 
-def outcome_of(place: Arena, name: str) -> Outcome:
-    outcome = place.round(scenarios()[name])
-    print(f"{name}: {outcome}")
+def outcome_of(place: Arena, scenario: Scenario | str) -> Outcome:
+    scenario = scenarios()[scenario] if isinstance(scenario, str) else scenario
+    outcome = place.round(scenario)
+    print(f"{scenario.name}: {outcome}")
     return outcome
 
 
@@ -48,6 +54,8 @@ def test_calm(place: Arena) -> None:
 
 
 def test_two_masters_are_killed(place: Arena) -> None:
+    """A mutation that a dying master is executing fails: whether it was executed is known to nobody, so nobody may
+    send it again. There are two kills, and few calls are under way at one instant."""
     outcome = outcome_of(place, "kill")
     assert_nothing_noticed(outcome)
     assert outcome.lists == {}
@@ -96,3 +104,42 @@ def test_etcd_is_away(place: Arena) -> None:
     assert outcome.errors("watch", "rollout") == 0
     assert [(one.missed, one.doubled) for one in outcome.watchers.values()] == [(0, 0)] * 5
     assert outcome.trouble <= ETCD_AWAY + 10
+
+
+def test_a_master_is_slow(place: Arena) -> None:
+    """It waits for its etcd: it is not ready, and not dead, so it gets nothing new, and what it serves is not cut."""
+    before = len(place.log())
+    outcome = outcome_of(place, "slow")
+    assert_nothing_noticed(outcome)
+    assert outcome.lists == {}
+    assert outcome.errors(*WRITES) == 0
+    until(lambda: len(place.verdicts(before)) > 1, "it is ready again", 10)
+    assert place.verdicts(before) == ["not_ready", "up"]
+    assert place.ended(before) == []
+    assert outcome.trouble <= 15  # of 25
+
+
+def test_all_masters_are_killed(place: Arena) -> None:
+    """Who asks meanwhile is refused at once and may come back, and so does everybody."""
+    outage = Outage(place.contender.front, place.serves)
+    outcome = outcome_of(place, replace(scenarios()["all"], run=outage.run))
+    print(f"refused in {max(one.seconds for one in outage.refusals):.3f} s, back after {outage.back:.1f} s")
+    assert all(
+        one.answer.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: 1\r\n" in one.answer for one in outage.refusals
+    )
+    assert max(one.seconds for one in outage.refusals) <= 0.1
+    assert outage.back <= 1
+    assert outcome.recovered
+    assert outcome.deaf == 0
+    assert_mutations_once(outcome)
+
+
+def test_etcd_is_away_for_longer_than_drain_timeout(place: Arena) -> None:
+    """That is no reason to end what is connected to the masters: it is the same etcd behind all of them."""
+    before = len(place.log())
+    with place.configured(f"drain_timeout: {DRAIN}s", before="backends"):
+        outcome = outcome_of(place, "etcd-long")
+    assert place.ended(before) == []
+    assert outcome.errors("watch", "rollout") == 0
+    assert [(one.missed, one.doubled) for one in outcome.watchers.values()] == [(0, 0)] * 5
+    assert outcome.mutations.doubled == outcome.mutations.lost == 0

@@ -18,6 +18,7 @@ PACKAGES = {
     "systemd-analyze": "systemd",
     "systemd-socket-activate": "systemd",
     "tmux": "tmux",
+    "pngquant": "pngquant",
     "keepalived": "keepalived",
     "ip": "iproute2",
     "promtool": "prometheus",

@@ -67,9 +67,10 @@ class Page:
                 return result
             self._note(received)
 
-    def look(self, width: int, height: int, *, dark: bool = False, still: bool = True) -> None:
-        """The size of the window, and what its user prefers."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+    def look(self, width: int, height: int, *, dark: bool = False, still: bool = True, scale: int = 1) -> None:
+        """The size of the window, and what its user prefers; `scale` pixels of the screen are one of the page."""
+        size = {"width": width, "height": height}
+        self.call("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=scale, mobile=False)
         features = [
             {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
             {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"},

@@ -13,6 +13,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import suppress
 from socket import SocketType
 
 import trio
@@ -77,7 +78,8 @@ class Handover:
             await self._send_all()
             with trio.move_on_after(LOOK_AGAIN):
                 await self._wake.wait()
-        await self._send({}, [])
+        with suppress(OSError):  # it has gone, with all that it was given
+            await self._send({}, [])
 
     def stop(self) -> None:
         """No more of it: connections go on here."""

@@ -456,6 +456,24 @@ async def test_a_successor_that_dies_leaves_the_rest_here(lab: Lab) -> None:
         await old.ended.wait()
 
 
+async def test_a_successor_that_has_gone_before_the_end_is_no_bug(lab: Lab) -> None:
+    """What could not move has ended here meanwhile: there is nobody to be told, and nothing to be told of."""
+
+    async def silent(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    old = await lab.balance("http", await lab.backend(silent))
+    client = await connect(lab, old)
+    await client.send_all(request())
+    await old.until(lambda: old.backends[0].active == 1)
+    async with channel_to(old) as theirs:
+        theirs.send(hello())
+        await old.until(lambda: not old.worker._listeners[0].addresses)
+    client.socket.close()
+    with trio.fail_after(10):
+        await old.ended.wait()
+
+
 async def _echo(stream: trio.SocketStream) -> None:
     while got := await stream.receive_some(1000):
         await stream.send_all(got)

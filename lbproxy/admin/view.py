@@ -57,8 +57,11 @@ class View(Protocol):
     draining: bool
     history: History
     events: RecentEvents
-    upgrade_error: str | None  # why the last upgrade did not happen
     upgraded_from: str  # the version that this process was before, or ""
+
+    @property
+    def upgrade_error(self) -> str | None:
+        """Why the last upgrade came to nothing."""
 
     @property
     def handing_over(self) -> int:

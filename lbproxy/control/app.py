@@ -8,8 +8,6 @@ Everything lives in one nursery. It ends when the workers are gone, by drain or 
 from __future__ import annotations
 
 import logging
-import os
-import resource
 import signal
 import socket
 import subprocess
@@ -26,6 +24,7 @@ from lbproxy.admin.server import AdminServer
 from lbproxy.admin.view import BackendView, WorkerView
 from lbproxy.control.config_problem import ConfigError, Loaded
 from lbproxy.control.config_process import load_apart
+from lbproxy.control.fd_limit import few_fds
 from lbproxy.control.listening import ListenError, ListeningSockets
 from lbproxy.control.pool_health import PoolHealth
 from lbproxy.control.predecessor import Bequest
@@ -33,7 +32,7 @@ from lbproxy.control.reload import ReloadResult, differences
 from lbproxy.control.runtime_state import RuntimeState
 from lbproxy.control.service_manager import ServiceManager
 from lbproxy.control.supervisor import Supervisor, WorkerStartError
-from lbproxy.control.upgrade import Estate, UpgradeResult, ask_successor, become_successor
+from lbproxy.control.upgrade import Estate, Upgrade, UpgradeResult
 from lbproxy.core import messages
 from lbproxy.core.config import BackendState, Config, Log, Pool
 from lbproxy.core.histogram import Histogram
@@ -41,8 +40,6 @@ from lbproxy.core.histogram import Histogram
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STATUS_INTERVAL = 1.0  # seconds between two words to the service manager
 ANSWER_TIME = 0.2  # seconds
-FLUSH_TIME = 1.0  # seconds for what is still to be logged
-COMFORTABLE_FDS = 4096  # below that limit a warning is due: two for each connection
 
 
 class ControlPlane:
@@ -77,7 +74,7 @@ class ControlPlane:
         self._nursery: trio.Nursery | None = None
         self._reloading = trio.Lock()
         self.config_error: str | None = None
-        self.upgrade_error: str | None = None
+        self._upgrade = Upgrade(self._log, output, self._service)
         self._admin_scope = trio.CancelScope()
         self._supervisor = Supervisor(
             self.config,
@@ -236,25 +233,22 @@ class ControlPlane:
         """Workers of the version before this one that still have connections."""
         return len(self._supervisor.predecessors)
 
+    @property
+    def upgrade_error(self) -> str | None:
+        return self._upgrade.error
+
     async def upgrade(self, who: str) -> UpgradeResult:
         """Become the installed version; the answer comes before that. Nothing changes if there is a problem."""
         async with self._reloading:
-            self.upgrade_error = None
-            result = await self._ask_successor()
-            if result.problem:
-                self.upgrade_error = result.problem
-                self._log.error("upgrade_failed", f"upgrade refused, asked for by {who}: {result.problem}")
-            elif self._nursery is not None:
-                self._log.info("upgrade", f"upgrading from {__version__} to {result.version}, asked for by {who}")
+            result = await self._upgrade.ask(who, self._text(), self._refusal())
+            if not result.problem and self._nursery is not None:
                 self._nursery.start_soon(self._become_successor)
             return result
 
-    async def _ask_successor(self) -> UpgradeResult:
+    def _refusal(self) -> str:
         if self.draining:
-            return UpgradeResult("", "lbproxy is shutting down")
-        if self.handing_over:
-            return UpgradeResult("", f"{self.handing_over} workers of {self.upgraded_from} still hand over")
-        return UpgradeResult(*await trio.to_thread.run_sync(ask_successor, self._text()))
+            return "lbproxy is shutting down"
+        return f"{self.handing_over} workers of {self.upgraded_from} still hand over" if self.handing_over else ""
 
     def _text(self) -> str:
         from lbproxy.control.config_spelling import effective  # yaml: megabytes that nothing else needs
@@ -263,15 +257,15 @@ class ControlPlane:
 
     async def _become_successor(self) -> None:
         await trio.sleep(ANSWER_TIME)  # who asked for it is to have the answer
-        if self.draining:
-            return
-        workers = self._supervisor.bequeath()
+        async with self._reloading:
+            if not self.draining:
+                self._upgrade.go(self._estate(), self._supervisor.bequeath())
+
+    def _estate(self) -> Estate:
+        """What a successor is to know, but for the workers."""
         runtime, path = self._runtime_socket
         listening = {address: sock.fileno() for address, sock in self._sockets.all().items()}
-        fds = [*listening.values(), *(fd for worker in workers for fd in worker.fds)]
-        if runtime is not None:
-            fds.append(runtime.fileno())
-        estate: Estate = {
+        return {
             "version": __version__,
             "config": self._text(),
             "config_path": self.config_path,
@@ -281,19 +275,8 @@ class ControlPlane:
             "health": {name: health.state() for name, health in self._health.items()},
             "listening": listening,
             "handed_over": self._sockets.handed_over,
-            "workers": [(worker.pid, *worker.fds) for worker in workers],
-            "fds": fds,
+            "fds": [*listening.values(), *([] if runtime is None else [runtime.fileno()])],
         }
-        self._service.reloading()
-        estate["log_is_cut"] = not self._output.flush(FLUSH_TIME)  # within a line, perhaps
-        try:
-            become_successor(estate, fds, {**os.environ, **self._service.environment})
-        except OSError as error:
-            self.upgrade_error = f"the installed version could not be executed: {error}"
-            self._log.error("upgrade_failed", self.upgrade_error)
-            self._service.ready()
-            for worker in workers:
-                os.close(worker.taker)
 
     # -- what operators do at run time (admin.runtime.Actions) ---------------------------------------------------------
 
@@ -401,18 +384,12 @@ class ControlPlane:
             workers=self.config.workers,
             admin=self.config.admin.bind.text if self.config.admin.bind is not None else None,
         )
-        self._warn_of_few_fds()
+        if few := few_fds():
+            self._log.warning("few_fds", few)
 
     def _from_the_service_manager(self) -> str:
         names = [f"{address} ({name})" for address, name in self._sockets.handed_over.items()]
         return f"; handed over by the service manager: {', '.join(names)}" if names else ""
-
-    def _warn_of_few_fds(self) -> None:
-        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < COMFORTABLE_FDS:
-            self._log.warning(
-                "few_fds", f"only {soft} file descriptors are allowed, two for each connection: raise ulimit -n"
-            )
 
 
 def _backends(addresses: Sequence[str]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import resource
 import socket
 import sys
 
@@ -13,6 +11,7 @@ from lbproxy.admin.log import Output
 from lbproxy.control.activation import ActivationError, GivenSockets
 from lbproxy.control.app import ControlPlane
 from lbproxy.control.config_problem import Loaded
+from lbproxy.control.fd_limit import raise_fd_limit
 from lbproxy.control.listening import ListenError, ListeningSockets, addresses
 from lbproxy.control.runtime_socket import close_runtime_socket, inherited_runtime_socket, open_runtime_socket, paths_of
 from lbproxy.control.upgrade import Estate
@@ -24,7 +23,7 @@ def run(loaded: Loaded, estate: Estate | None = None) -> int:
 
     `estate`: what a version before this one has left to this process.
     """
-    _raise_fd_limit()
+    raise_fd_limit()
     estate = estate or {}
     try:
         if estate:
@@ -65,10 +64,3 @@ def open_sockets(config: Config, given: GivenSockets) -> tuple[ListeningSockets,
         sockets.close()
         raise
     return sockets, runtime_socket
-
-
-def _raise_fd_limit() -> None:
-    """As many descriptors as the administrator allows; workers inherit it."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # a limit above fs.nr_open may be had, but not set
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

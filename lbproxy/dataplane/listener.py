@@ -24,7 +24,8 @@ from lbproxy.dataplane.reactor import IN, Reactor
 from lbproxy.dataplane.sockets import accept, reset_on_close, set_options
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
-BURST = 64  # accepts per event; the rest raise the level-triggered event again
+BURST = 64  # accepts per event at most; the rest raise the level-triggered event again
+STEADY = 8  # full bursts in a row before the next one is larger
 SLACK = 8  # connections, and a quarter: what a worker may have more than another
 STAND_BACK = 0.001  # seconds; shorter than the reactor's LINGER, so that a wait without events is long enough
 PAUSE = 0.5  # seconds without accepting after running out of file descriptors, as nginx
@@ -102,7 +103,9 @@ class Listener:
 
     __slots__ = (
         "_board",
+        "_burst",
         "_column",
+        "_full_bursts",
         "_make",
         "_paused",
         "_resume_at",
@@ -175,6 +178,8 @@ class Listener:
         self._make = make
         self._sockets: dict[str, socket.socket] = {}  # by address
         self._paused = False
+        self._burst = 1
+        self._full_bursts = 0
         self.configure(config, full_config, access, max_connections, board, column)
 
     def configure(
@@ -303,23 +308,32 @@ class Listener:
     def _accept(self, listening: socket.socket) -> None:
         if self._board is not None and self._has_its_share():
             self._stand_back()
+            return
+        # An accept that finds nobody costs 2 µs, and the level-triggered socket says again that there are more.
+        # So it is one per event, and more only while there is a queue.
+        if not self._take(listening, self._burst):
+            self._burst = 1
+            self._full_bursts = 0
+        elif self._full_bursts < STEADY:
+            self._full_bursts += 1
         else:
-            self._take(listening, BURST)
+            self._burst = min(2 * self._burst, BURST)
 
-    def _take(self, listening: socket.socket, most: int) -> None:
-        """Accept so many connections, if there are."""
+    def _take(self, listening: socket.socket, most: int) -> bool:
+        """Accept so many connections. False: there were less."""
         stats = self.stats
         for _ in range(most):
             try:
                 sock, address = accept(listening)
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     self._pause(error)
-                    return
+                    return False
                 continue  # ECONNABORTED and network errors of the connection itself: accept(2)
-            if self._is_full():
+            # The first condition is in _is_full(), too: without another worker's connections it is all there is to ask.
+            if len(self.connections) >= self.max_connections or (self._board is not None and self._is_full()):
                 stats.refused += 1
                 self.count_end(Termination.LIMIT)
                 reset_on_close(sock)
@@ -328,6 +342,7 @@ class Listener:
             stats.accepted += 1
             ip, port = (address[0], address[1]) if address else ("", 0)
             self._make(self, sock, ip, port)  # it adds itself to `connections`, and may be over by now
+        return True
 
     def _is_full(self) -> bool:
         elsewhere = 0

@@ -58,7 +58,9 @@ def accept(listening: socket.socket) -> tuple[SocketType, Any]:
     object of a class in Python.
     """
     fd, address = listening._accept()  # type: ignore[attr-defined]
-    sock = SocketType(_family_of(address), SOCK_STREAM, 0, fd)
+    # (host, port), (host, port, flow, scope), or a path: the peer's address tells the family
+    family = AF_UNIX if not isinstance(address, tuple) else AF_INET if len(address) == 2 else AF_INET6
+    sock = SocketType(family, SOCK_STREAM, 0, fd)
     sock.setblocking(False)
     return sock, address
 
@@ -93,13 +95,6 @@ def reset_on_close(sock: SocketType) -> None:
 def pending_error(sock: SocketType) -> int:
     """errno of what happened to a socket, 0 for nothing; reading it clears it."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-
-
-def _family_of(address: object) -> int:
-    """Of an accepted connection, by its peer's address: (host, port), (host, port, flow, scope), or a path."""
-    if not isinstance(address, tuple):
-        return AF_UNIX
-    return AF_INET if len(address) == 2 else AF_INET6
 
 
 _FAMILIES = {"inet": AF_INET, "inet6": AF_INET6, "unix": AF_UNIX}

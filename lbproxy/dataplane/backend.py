@@ -102,7 +102,18 @@ class BackendConnection(Response):
                 self._broken(error.errno)
                 return
             if watch is not None and self.left == CHUNKED and watch.body.passes(data):
-                client.write(data)
+                # As client.write(), for an event that goes to a client with room: a tenth of a microsecond.
+                client._bytes_out += (length := len(data))
+                send = client._send
+                try:
+                    sent = send(data)
+                except BlockingIOError:
+                    sent = 0
+                except OSError:
+                    client._client_gone()
+                    return
+                if sent < length:
+                    client.out = data[sent:]
             elif not data:
                 self._on_eof()
             elif self.left == AWAITING_HEAD:

@@ -12,12 +12,15 @@ from __future__ import annotations
 import re
 
 from lbproxy.core.http1 import ChunkedWalk
-from lbproxy.core.watch.stream import WatchStream
+from lbproxy.core.watch.progress import Phase
+from lbproxy.core.watch.stream import MAX_UNREAD, WatchStream
 
 LAST_CHUNK = b"0\r\n\r\n"
 
 _is_size = re.compile(rb"[0-9A-Fa-f]{1,7}").fullmatch
 MAX_SIZES = 4096
+_ORDERED = Phase.ORDERED
+_passed: tuple[bytes, int, int, type[WatchStream]] = (b"", 0, 0, WatchStream)  # the last event that passed, and where
 _sizes: dict[bytes, int] = {}  # chunk sizes that have been met, as they are spelt: a fifth of the price of reading one
 
 
@@ -43,17 +46,38 @@ class WatchBody:
         """Whether `data` is one event in a chunk of its own, which is noted then and may leave as it is.
 
         As feed(), for what nearly all of it is. False says nothing: feed() it.
+
+        An apiserver encodes an event once and sends the same bytes to everybody who watches that resource, so what was
+        found out about the last event often holds for this one: 0.25 µs instead of 0.75, and one copy is kept for all.
         """
-        at = data.find(b"\r\n", 0, 9)
-        size = _sizes.get(data[:at])
-        return (
-            size is not None
-            and at + size + 4 == len(data)
+        global _passed
+        stream = self.stream
+        known, start, end, kind = _passed
+        if (
+            data == known
+            and kind is stream.__class__
             and self._between
             and self._framed
-            and data.endswith(b"\r\n")
-            and self.stream.take(data, at + 2, at + 2 + size)
-        )
+            and stream._phase is _ORDERED
+            and not stream._held
+        ):  # as stream.take(), which asks for the same
+            stream.events += 1
+            stream._unread, stream._unread_pos, stream._unread_end = known, start, end
+            return True
+        at = data.find(b"\r\n", 0, 9)
+        size = _sizes.get(data[:at])
+        if (
+            size is None
+            or at + size + 4 != len(data)
+            or not self._between
+            or not self._framed
+            or not data.endswith(b"\r\n")
+            or not stream.take(data, at + 2, at + 2 + size)
+        ):
+            return False
+        if len(data) <= MAX_UNREAD:
+            _passed = data, at + 2, at + 2 + size, stream.__class__
+        return True
 
     def feed(self, data: bytes, pos: int = 0) -> bytes:
         """What of data[pos:] is to be sent to the client now.

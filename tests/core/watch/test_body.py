@@ -223,3 +223,37 @@ def test_after_a_resumption_the_first_event_is_read_and_others_are_quick_again()
     error = chunk(event(8).replace(b"ADDED", b"ERROR"))
     assert body.feed(error) == error
     assert (body.stream.refused, body.stream.resume_from) == (False, None)
+
+
+@pytest.mark.parametrize("encoding", [JsonStream, ProtobufStream, CborStream])
+def test_an_event_that_has_just_passed_for_another_watch_passes_where_it_may(encoding: type[WatchStream]) -> None:
+    """What was found out about the same bytes holds for a watch that is read alike and in order, and for no other."""
+    events = {
+        JsonStream: event(7),
+        ProtobufStream: protobuf.frame(b"MODIFIED", protobuf.metadata(b"7")),
+        CborStream: cbor.encode({"type": "MODIFIED", "object": {"metadata": {"resourceVersion": "7"}}}),
+    }
+    data = chunk(events[encoding])
+
+    def body(kind: type[WatchStream] = encoding, phase: Phase = Phase.ORDERED, *, framed: bool = True) -> WatchBody:
+        return WatchBody(kind(phase, b"5"), framed=framed)
+
+    assert body().feed(data) == data  # from here on that size is known
+    first, second = body(), body()
+    assert first.passes(data)
+    assert second.passes(bytes(bytearray(data)))
+    assert (second.stream.events, second.stream.resume_from) == (first.stream.events, first.stream.resume_from)
+    assert second.stream.resume_from == b"7"
+    for other in {JsonStream, ProtobufStream, CborStream} - {encoding}:
+        assert first.passes(data)
+        assert not body(other).passes(data)
+    for phase in (Phase.UNORDERED, Phase.MARKED, Phase.RESUMED, Phase.ENDING, Phase.LOST):
+        assert not body(phase=phase).passes(data)
+    assert not body(framed=False).passes(data)
+    within = body()
+    assert within.feed(data[:20]) == b""
+    assert not within.passes(data)
+    held = body()
+    half = events[encoding][:15]
+    assert held.feed(chunk(half)) == b""
+    assert not held.passes(data)

@@ -34,18 +34,17 @@ class HttpConnection(PlainExchange):
 
     def __init__(self, listener: Listener, sock: SocketType, ip: str, port: int) -> None:
         super().__init__(listener, sock, ip, port)
-        self._heads: HeadCache = listener.heads.for_client(ip)
+        self._heads: HeadCache
+        self._heads, self._tail = listener.heads.known_client(ip)
         self._plain = self._heads.plain
-        self._tail = self._heads.tail(ip)
         self._hung_up = False  # the client has sent FIN
         listener.timers.arm_briefly(self, listener.timeouts.request_header)
         listener.reactor.add(sock.fileno(), self.on_event)
         listener.enter(self)
 
     def on_reconfigured(self) -> None:
-        self._heads = self.listener.heads.for_client(self._ip)
+        self._heads, self._tail = self.listener.heads.known_client(self._ip)
         self._plain = self._heads.plain
-        self._tail = self._heads.tail(self._ip)
 
     # -- events --------------------------------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ class HeadCache:
 class Heads:
     """The caches of one listener: clients that are trusted proxies have one of their own."""
 
-    __slots__ = ("_others", "_trusted", "_trusted_networks")
+    __slots__ = ("_clients", "_others", "_trusted", "_trusted_networks")
 
     def __init__(self, http: Http, key: str, repeatable: frozenset[str]) -> None:
         """`key` is what the pool hashes (remote_addr, uri, host, header:NAME or ""), `repeatable` its retry.methods."""
@@ -100,6 +100,17 @@ class Heads:
         self._trusted_networks = [ipaddress.ip_network(cidr, strict=False) for cidr in http.trusted_proxies]
         self._trusted = HeadCache(_policy(http, header, trusted=True), plain)
         self._others = HeadCache(_policy(http, header, trusted=False), plain)
+        self._clients: dict[str, tuple[HeadCache, bytes]] = {}
+
+    def known_client(self, ip: str) -> tuple[HeadCache, bytes]:
+        """The cache for a client's address, and what ends its heads: addresses repeat, and this costs 0.35 µs else."""
+        known = self._clients.get(ip)
+        if known is None:
+            cache = self.for_client(ip)
+            if len(self._clients) >= MAX_ENTRIES:
+                self._clients.clear()
+            self._clients[ip] = known = cache, cache.tail(ip)
+        return known
 
     def for_client(self, ip: str) -> HeadCache:
         """The cache for a client's address."""

@@ -18,13 +18,17 @@ from lbproxy.core.peer import Peer
 from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.pipes import ENOUGH, IN_PIPE, Pipe
-from lbproxy.dataplane.reactor import ERR, IN, OUT, RDHUP, Reactor
+from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP, Reactor
 from lbproxy.dataplane.sockets import pending_error, reset_on_close
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
 CHUNK = 65536  # bytes per recv(): the largest that costs one allocation from malloc's arena, not an mmap
 BULK = 2  # full chunks in a row that make it bulk, for pipes.py
 TURNS = 16  # full chunks one direction may move before others get a turn
+IN_OUT = IN | OUT  # what epoll says of a socket that has bytes to read and nothing else
+LOOK = IN | HUP  # as an event: there may be a FIN behind what is to be read, or not
+ENDING = RDHUP | HUP
+MSG_MORE = int(socket.MSG_MORE)  # an Enum member costs a call wherever C wants an int
 QUARTERS = 4  # an idle timeout is looked at four times: it fires after 1 to 1.25 times its value
 
 
@@ -47,6 +51,34 @@ class Half:
         self.shut = False  # we have sent FIN to it
 
     def on_event(self, events: int) -> None:
+        other = self.other
+        if events == IN_OUT and not (self.bulk or self.pending or other.pending):
+            # As pump(), of a message that comes alone, which is what a kept connection sees: a call and a loop less.
+            # No `eof` to look for: with FIN the event would say RDHUP.
+            recv, send = self.recv, other.send
+            try:
+                data = recv(CHUNK)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._fail(self, error.errno)
+                return
+            if not data:
+                self.on_eof()
+                return
+            self.bytes_read += (size := len(data))
+            try:
+                sent = send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._fail(other, error.errno)
+                return
+            if sent < size:
+                other.pending = data[sent:]
+            elif size == CHUNK:
+                self.pump()
+            return
         if events & OUT and self.pending:
             self.flush()
         if events != OUT:
@@ -61,6 +93,9 @@ class Half:
                 self._fail(self, pending_error(self.sock))
             return
         recv, send = self.recv, other.send
+        # With FIN behind the data they leave as one segment: 1.4 µs for us, and as much for who receives them. The FIN
+        # must follow at once, since the kernel waits for it with the data: so only if the event has told of it.
+        flags = MSG_MORE if events & RDHUP else 0
         for turn in range(TURNS):
             if (self.bulk or turn == BULK) and self._splice(events):
                 return
@@ -77,7 +112,7 @@ class Half:
             size = len(data)
             self.bytes_read += size
             try:
-                sent = send(data)
+                sent = send(data, flags)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -86,7 +121,7 @@ class Half:
             if sent < size:
                 other.pending = data[sent:]
                 return
-            if size < CHUNK and not events & RDHUP:
+            if size < CHUNK and not events & ENDING:
                 return
         self.relay.reactor.again(self.resume)
 
@@ -115,7 +150,7 @@ class Half:
                     return True
                 if got < ENOUGH:
                     self.bulk = False
-                    return not events & RDHUP
+                    return not events & ENDING
             relay.reactor.again(self.resume)
         except BlockingIOError:
             return True
@@ -129,7 +164,7 @@ class Half:
 
     def resume(self, _events: int = IN) -> None:
         """Read on after a pause. A FIN may have come meanwhile, and its event is gone: look for it."""
-        self.pump(IN | RDHUP)
+        self.pump(LOOK)
 
     def flush(self) -> None:
         """Send what is pending; when all is gone, go on reading from the other side."""
@@ -333,7 +368,7 @@ class _Nobody(Half):
     __slots__ = ()
 
     def __init__(self) -> None:
-        self.pending = b""
+        self.pending = b"-"  # so nothing is read for it
         self.eof = self.shut = True
 
 

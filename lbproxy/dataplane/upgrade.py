@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from lbproxy.core.peer import Peer
 from lbproxy.core.termination import Termination
-from lbproxy.dataplane.reactor import IN, RDHUP
-from lbproxy.dataplane.relay import Relay
+from lbproxy.dataplane.relay import LOOK, Relay
 from lbproxy.dataplane.sockets import local_address
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class UpgradedRelay(Relay):
         if to_backend:
             self.backend.flush()
         elif self.open:
-            self.client.pump(IN | RDHUP)
+            self.client.pump(LOOK)
 
     @property
     def began(self) -> float:

@@ -11,9 +11,10 @@ import trio
 from lbproxy.core.config import Address, AllDown, TcpSide, Timeouts
 from lbproxy.core.health import Health
 from lbproxy.core.messages import Drain, SetHealth, encode
-from lbproxy.dataplane.sockets import open_connection
+from lbproxy.dataplane.listener import BURST, STEADY, Listener
+from lbproxy.dataplane.sockets import accept, open_connection
 from tests.dataplane.harness import PATIENCE, Balancer, Lab, read_all, read_exactly, read_head, reset
-from tests.dataplane.test_exchange import OK, next_head, request
+from tests.dataplane.test_exchange import OK, answering, next_head, request
 
 
 async def all_down(lb: Balancer) -> None:
@@ -247,3 +248,78 @@ async def test_a_draining_worker_lets_go_of_its_listening_sockets_at_once(lab: L
         lb.control.send(encode(Drain(PATIENCE)))
         await lb.until(lambda: lb.worker._listeners[0].draining)
         assert sock.fileno() == -1
+
+
+# -- MSG_MORE ----------------------------------------------------------------------------------------------------
+
+
+async def test_bytes_do_not_wait_for_a_fin_that_does_not_come(lab: Lab) -> None:
+    """The kernel holds back for 200 ms what was sent with MSG_MORE: so only FIN's own event may ask for it."""
+    upgraded = trio.Event()
+    delays: list[float] = []
+
+    async def switch(stream: trio.SocketStream) -> None:
+        await next_head(stream)
+        await upgraded.wait()
+        await stream.send_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+        began = trio.current_time()
+        assert await read_exactly(stream, 5) == b"early"
+        delays.append(trio.current_time() - began)
+
+    lb = await lab.balance("http", await lab.backend(switch))
+    connections: set[Any] = lb.worker._listeners[0].connections
+    for number in range(5):  # a busy machine may be late by itself, but not each time
+        upgraded = trio.Event()
+        async with await lb.connect() as client:
+            await client.send_all(request("/", "Connection: Upgrade", "Upgrade: x"))
+            await lb.until(lambda: any(one.backend_peer for one in connections))
+            await client.send_all(b"early")
+            await lb.until(lambda: any(one._readable for one in connections))
+            upgraded.set()
+            assert (await read_head(client)).startswith(b"HTTP/1.1 101 ")
+            with trio.fail_after(PATIENCE):
+                while len(delays) == number:  # the client's own FIN would release them
+                    await trio.sleep(0.01)
+        await lb.until(lambda: lb.listener.active == 0)
+    assert min(delays) < 0.1
+
+
+# -- accepting ---------------------------------------------------------------------------------------------------
+
+
+async def test_few_accepts_find_nobody_and_a_queue_is_taken_in_bursts(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lb = await lab.balance("http", await lab.backend(answering(OK)))
+    outcomes: list[bool] = []
+    events: list[int] = []
+
+    def counting(listening: socket.socket) -> Any:
+        try:
+            accepted = accept(listening)
+        except BlockingIOError:
+            outcomes.append(False)
+            raise
+        outcomes.append(True)
+        return accepted
+
+    take = Listener._take
+
+    def noting(self: Listener, listening: socket.socket, most: int) -> bool:
+        events.append(most)
+        return take(self, listening, most)
+
+    monkeypatch.setattr("lbproxy.dataplane.listener.accept", counting)
+    monkeypatch.setattr(Listener, "_take", noting)
+    for _ in range(30):  # one after the other
+        async with await lb.connect() as client:
+            await client.send_all(request())
+            assert await read_exactly(client, len(OK)) == OK
+    assert outcomes.count(False) <= 30 // STEADY + 1
+    events.clear()
+    crowd = [socket.create_connection(("127.0.0.1", lb.port)) for _ in range(400)]  # this blocks the worker, too
+    await lb.until(lambda: lb.listener.accepted == 430)
+    for sock in crowd:
+        sock.close()
+    assert max(events) == BURST
+    assert len(events) < 400 // 8

@@ -163,6 +163,7 @@ class SimSocket:
         self._received = bytearray()
         self._fin = self._shut = self._broken = self._reset_on_close = False
         self._error = 0
+        self._corked = b""  # sent with MSG_MORE, and nothing since
         self._under_way = 0
         self._window = world.random.choice(WINDOWS)
         self._out = Direction(world, path, self._at_remote)
@@ -197,7 +198,7 @@ class SimSocket:
             return b""
         raise BlockingIOError
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes, flags: int = 0) -> int:
         self._check_open()
         if self._error:
             raise self._os_error(self.getsockopt(0, 0))
@@ -209,8 +210,21 @@ class SimSocket:
         if self.on_send is not None:
             self.on_send(data)
         self._under_way += taken
-        self._out.put_bytes(bytes(data[:taken]))
+        if flags & socket.MSG_MORE and taken == len(data):
+            self._corked += data
+            self._world.after(0.2, self._uncork_late)
+        else:
+            self._uncork()
+            self._out.put_bytes(bytes(data[:taken]))
         return taken
+
+    def _uncork(self) -> None:
+        corked, self._corked = self._corked, b""
+        self._out.put_bytes(corked)
+
+    def _uncork_late(self) -> None:
+        if self._corked and not self.closed:
+            raise Violation("bytes waited for a FIN that did not follow")
 
     def shutdown(self, _how: int) -> None:
         self._check_open()
@@ -218,6 +232,7 @@ class SimSocket:
             raise OSError(errno.ENOTCONN, "not connected")
         if not self._shut:
             self._shut = True
+            self._uncork()
             self._out.put(0)
 
     def close(self) -> None:
@@ -231,6 +246,7 @@ class SimSocket:
         if self._reset_on_close or self._received:
             self._out.put(errno.ECONNRESET)
         elif not self._shut:
+            self._uncork()
             self._out.put(0)
 
     # -- what the other end calls --------------------------------------------------------------------------------

@@ -132,7 +132,10 @@ class Dial:
                 continue
             timers = self._reactor.timers
             self._started = now = timers.now
-            timers.arm_briefly(self, min(self._dialer.timeouts.connect, max(self._give_up_at - now, 0.0)))
+            delay, left = self._dialer.timeouts.connect, self._give_up_at - now
+            if left < delay:
+                delay = left if left > 0.0 else 0.0
+            timers.arm_briefly(self, delay)
             self._reactor.add(self._sock.fileno(), self.on_event)
             return
         self.peer = None

@@ -381,6 +381,7 @@ class Listener:
             self.reactor.after_next_wait(self._resume)
         elif not self._paused:
             self._takes_all = True
+            self._burst = BURST
             for sock in self._sockets.values():
                 self._watch(sock)
 

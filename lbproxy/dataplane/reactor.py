@@ -146,6 +146,7 @@ class Reactor:
                 for function in functions:
                     function()
             if not events and not self._again:
+                self._end_batch()  # what a timer has closed is not left open until something happens
                 break
             for fd, event in events:
                 handler = get(fd)

@@ -12,7 +12,9 @@ from lbproxy.core.config import Address, AllDown, TcpSide, Timeouts
 from lbproxy.core.health import Health
 from lbproxy.core.messages import Drain, SetHealth, encode
 from lbproxy.dataplane.listener import BURST, STEADY, Listener
+from lbproxy.dataplane.reactor import Reactor
 from lbproxy.dataplane.sockets import accept, open_connection
+from lbproxy.dataplane.timers import NEVER, UNFILED
 from tests.dataplane.harness import PATIENCE, Balancer, Lab, read_all, read_exactly, read_head, reset
 from tests.dataplane.test_exchange import OK, answering, next_head, request
 
@@ -323,3 +325,34 @@ async def test_few_accepts_find_nobody_and_a_queue_is_taken_in_bursts(
         sock.close()
     assert max(events) == BURST
     assert len(events) < 400 // 8
+    lb.worker._listeners[0]._stand_back()
+    events.clear()
+    await lb.until(lambda: bool(lb.worker._listeners[0]._sockets) and lb.worker._listeners[0]._takes_all)
+    async with await lb.connect() as client:
+        await client.send_all(request())
+        assert await read_exactly(client, len(OK)) == OK
+    assert events[0] == BURST  # what others have left is taken at once
+
+
+# -- the reactor -------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_timer_closes_while_nothing_happens_is_closed() -> None:
+    now = 100.0
+    reactor = Reactor(clock=lambda: now)
+    ours, theirs = socket.socketpair()
+
+    class Idle:
+        deadline = NEVER
+        filed = UNFILED
+
+        def on_timeout(self) -> None:
+            reactor.close(ours)
+
+    with theirs:
+        reactor.timers.arm(Idle(), 0.5)
+        now += 1.0
+        theirs.setblocking(False)
+        assert not reactor._burst()
+        assert theirs.recv(1) == b""
+    reactor.close_all()

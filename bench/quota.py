@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PERIOD_US = 5_000  # the shortest of which a fifth may be given: nobody is kept waiting for long, nothing piles up
+PERIOD_US = 10_000  # the shortest of which a tenth may be given: nobody is kept waiting for long, nothing piles up
 
 
 class NoQuotaError(Exception):
@@ -19,7 +19,7 @@ class NoQuotaError(Exception):
 
 @contextmanager
 def limited(shares: Mapping[int, float]) -> Iterator[None]:
-    """Processes, by number, may use so much of a CPU inside; 0.2 is a fifth. Raises NoQuotaError."""
+    """Processes, by number, may use so much of a CPU inside; 0.1 is a tenth. Raises NoQuotaError."""
     parent, write_limit = _hierarchy()
     groups: list[Path] = []
     try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from statistics import fmean
 
 from bench import cpu
@@ -14,32 +17,43 @@ from bench.trials.result import Result
 from bench.trials.stage import Stage
 from bench.trials.start import SitsOutError, Starter
 
-SHARE = (
-    0.25  # of a CPU, for each worker: then the load generator and the backends have room for two of them on two CPUs
-)
+SHARE = 0.1  # of a CPU, for each worker: the load generator has room for two of them, even on two CPUs
 
 
 def two_workers(start: Starter) -> Result:
-    """Throughput with two workers ÷ throughput with one, when each of them may use a fifth of a CPU."""
+    """Throughput with two workers, a CPU for each, ÷ throughput with one, each worker limited to a tenth of its CPU.
+
+    What a request costs depends on which CPU a worker is on, that of the load generator or another one. One worker is
+    therefore measured on both, and two are compared with the mean.
+    """
+    places = [max(start.ground.cpus.contender), min(start.ground.cpus.rest)]
     with start(plain=True) as stage:
-        one = _throughput(stage, 1)
+        alone = [_throughput(stage, [place]) for place in places]
     with start(plain=True, workers=2) as stage:
-        two = _throughput(stage, 2)
+        both = _throughput(stage, places)
+    one = fmean(each.value for each in alone)
     details = {
-        f"{name}_{workers}": found.details[name] for workers, found in ((1, one), (2, two)) for name in one.details
+        "rate_1": one,
+        "rate_2": both.value,
+        "cpu_us_1": fmean(each.details["cpu_us"] for each in alone),
+        "cpu_us_2": both.details["cpu_us"],
+        "machine_idle_2": both.details["machine_idle"],
     }
-    return Result(two.value / one.value, details | {"rate_1": one.value, "rate_2": two.value}, one.errors + two.errors)
+    return Result(both.value / one, details, both.errors + sum(each.errors for each in alone))
 
 
-def _throughput(stage: Stage, workers: int) -> Result:
+def _throughput(stage: Stage, places: Sequence[int]) -> Result:
     """Requests per second, kept connections. What the master does is not limited: it does nothing for a request."""
     main, *children = stage.pids()
     each = children or [main]  # HAProxy's workers are threads
+    threads = [int(name) for pid in each for name in os.listdir(f"/proc/{pid}/task")]
+    for thread, place in zip(threads, itertools.cycle(places), strict=False):
+        os.sched_setaffinity(thread, {place})
     try:
-        with limited(dict.fromkeys(each, SHARE * workers / len(each))):
+        with limited(dict.fromkeys(each, SHARE * len(places) / len(each))):
             stage.wrk(1)
             used, before = stage.cpu_ns(), cpu.now()
-            load, errors = stage.wrk(3 if stage.full else 2)
+            load, errors = stage.wrk(2)
             used, after = stage.cpu_ns() - used, cpu.now()
     except NoQuotaError as error:
         raise SitsOutError(str(error)) from error

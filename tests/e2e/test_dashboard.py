@@ -142,7 +142,7 @@ def test_nobody_ready_is_said_in_the_headline(page: Page, tmp_path: Path) -> Non
 
 
 # What is wider than the card it is in; a card would hide that.
-CUT = """[...document.querySelectorAll('.card')].flatMap(card => [...card.querySelectorAll('*')]
+CUT = """[...document.querySelectorAll('.card, .summary')].flatMap(card => [...card.querySelectorAll('*')]
     .filter(node => !node.closest('thead, .line') && node.getClientRects().length)
     .filter(node => node.getBoundingClientRect().right > card.getBoundingClientRect().right + 1)
     .map(node => node.outerHTML.slice(0, 80)))

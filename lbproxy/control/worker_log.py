@@ -39,10 +39,11 @@ async def pump_log(fd: int, pump: LinePump) -> None:
     """Pass lines on until the other end is closed."""
     while True:
         await trio.lowlevel.wait_readable(fd)
+        # A busy worker writes thousands of times a second: to be woken for each costs more than the lines do. And an
+        # interpreter writes its traceback line by line, which is to be one event.
+        await trio.sleep(LOG_PAUSE)
         if not read_log(fd, pump):
             return
-        # A busy worker writes thousands of times a second: to be woken for each costs more than the lines do.
-        await trio.sleep(LOG_PAUSE)
 
 
 def read_log(fd: int, pump: LinePump) -> bool:

@@ -7,6 +7,7 @@ contenders.py  lbproxy, nginx and HAProxy, each as its operators configure it
 programs.py    the clients: two kubectls and three Python libraries, in an environment of their own
 kubectls.py, libraries/   what the clients do, again and again; journal.py is what they write down
 faults.py      the scenarios
+herd.py        hundreds of plain watchers who come back all at once
 outage.py      who asks while nobody is there
 audit.py, history.py      what the servers say: who asked for what, and what was stored
 outcome.py     the counting: pure functions from what clients wrote and servers say to one result

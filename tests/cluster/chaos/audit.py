@@ -24,6 +24,7 @@ AGENTS = (
     ("httpx2", "lightkube"),
     ("kube-controller-manager/", "controller-manager"),
     ("kube-scheduler/", "scheduler"),
+    ("herd/", "herd"),
 )
 CONTROLLERS = ("controller-manager", "scheduler")
 
@@ -87,6 +88,17 @@ def renewals(asked: list[Asked], lease: str) -> list[Asked]:
         for one in asked
         if one.verb == "update" and one.resource == "leases" and one.name == lease and 200 <= one.code < 300
     ]
+
+
+def most_at_once(asked: list[Asked], seconds: float) -> int:
+    """The largest number of watches and lists, whoever wanted them, that reached the masters in so much time."""
+    opens = [one.at for one in asked if one.verb in ("watch", "list") and one.code == 0]
+    most, first = 0, 0
+    for last, at in enumerate(opens):
+        while opens[first] < at - seconds:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
 
 
 def busiest_master(plane: ChaosPlane) -> int:

@@ -7,21 +7,28 @@ with other balancers (`python -m tests.cluster.chaos`).
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 
 from tests.cluster.balancer import until
+from tests.cluster.chaos import audit
 from tests.cluster.chaos.arena import Arena
 from tests.cluster.chaos.faults import ETCD_AWAY, Scenario, scenarios
+from tests.cluster.chaos.herd import Herd
 from tests.cluster.chaos.outage import Outage
 from tests.cluster.chaos.outcome import READS, WRITES, Outcome
+from tests.cluster.chaos.plane import ChaosPlane
+from tests.cluster.control_plane import MASTERS
 
 pytestmark = pytest.mark.cluster
 
 CONTENDER = "lbproxy-http"
 IN_FLIGHT = 2  # mutations that may have been at a killed master
 DRAIN = 5  # seconds
+HERD = 300  # watchers
+SLOWLY = 40  # watches and lists a second
 
 
 def outcome_of(place: Arena, scenario: Scenario | str) -> Outcome:
@@ -132,6 +139,49 @@ def test_all_masters_are_killed(place: Arena) -> None:
     assert outcome.recovered
     assert outcome.deaf == 0
     assert_mutations_once(outcome)
+
+
+def test_a_herd_comes_back(place: Arena) -> None:
+    """After an outage watches and lists reach the masters at a bounded rate, and all of them get there."""
+    herd = Herd(place.plane, place.contender.front, "herd-all", HERD)
+    with place.configured(f"http: {{recovery_rate: {SLOWLY}}}", before="admin"), herd.running():
+        killed = time.time()
+        scenarios()["all"].run(place.plane)
+        until(lambda: all(one.watching for one in herd.watchers), "all watch again", 60)
+        asked = audit.read([place.plane.audit_log(number) for number in range(len(MASTERS))], killed, time.time())
+    herd.assert_every_change_seen_once()
+    assert sum(one.held_off[429] for one in herd.watchers) >= HERD - 2 * SLOWLY
+    assert audit.most_at_once(asked, 1.0) <= 2 * SLOWLY  # what may come at once, and what may come in a second
+    assert sum(one.client == "herd" and one.code == 0 for one in asked) >= HERD
+
+
+def test_load_is_even_after_a_rolling_restart(place: Arena) -> None:
+    """The master that came back last has no watches then; within two minutes it has its share, and nobody notices."""
+    scenario = scenarios()["rolling-delay"]
+    streams: list[list[int]] = []  # of each master, as they changed
+
+    def spread() -> float:
+        pool = place.status()["pools"][0]
+        counts = [backend["long_streams"] for backend in pool["backends"]]
+        if counts not in streams[-1:]:
+            streams.append(counts)
+        return float(pool["spread"])
+
+    def run(plane: ChaosPlane) -> None:
+        scenario.run(plane)
+        spread()
+
+    herd = Herd(place.plane, place.contender.front, "herd-rolling", HERD)
+    with herd.running():
+        outcome = outcome_of(place, replace(scenario, run=run))
+        try:
+            took = until(lambda: spread() <= 0.1, "the load is even", 120)
+        finally:
+            print(f"watches after the restart: {streams}")
+    print(f"even {took:.0f} s after the round")
+    assert_nothing_noticed(outcome)
+    assert herd.errors() == []
+    herd.assert_every_change_seen_once()
 
 
 def test_etcd_is_away_for_longer_than_drain_timeout(place: Arena) -> None:

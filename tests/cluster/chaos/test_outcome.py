@@ -160,3 +160,12 @@ def test_an_audit_log_is_read(tmp_path: Path) -> None:
         ("kubectl-1.20", "watch", "watched", 200),
     ]
     assert found[0].at == 1767323045.678901
+
+
+def test_the_most_at_once() -> None:
+    """Watches and lists, not their answers, and nothing else."""
+    herd = [asked("watch", "herd", at=at) for at in (1.0, 1.5, 1.9, 2.1, 4.0)]
+    noise = [asked("watch", "herd", at=2.0, code=200), asked("create", "kr8s", at=2.0)]
+    entries = sorted([*herd, asked("list", "kr8s", at=1.6), *noise], key=lambda one: one.at)
+    assert audit.most_at_once(entries, 1.0) == 4
+    assert audit.most_at_once([], 1.0) == 0

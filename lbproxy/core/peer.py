@@ -92,6 +92,11 @@ class Peer:
         self.usable = self.state is BackendState.READY and self.health in (Health.UNKNOWN, Health.UP)
 
     @property
+    def alive(self) -> bool:
+        """Not ready, but better than a dead one."""
+        return self.state is BackendState.READY and self.health is Health.NOT_READY
+
+    @property
     def removed(self) -> bool:
         """Not a member of the pool any more: what it serves still counts, and nothing new comes."""
         return self.index < 0

@@ -100,6 +100,17 @@ class Pool:
         """Those that the configuration has, and those it had that still have connections."""
         return [*self.peers, *self._former.values()]
 
+    @property
+    def candidates(self) -> list[Peer]:
+        """Whom a walk may find: who is usable, and behind them, if the pool tries them, who is alive and not ready."""
+        tries = self.fail_open or self.config.all_down is AllDown.TRY
+        return [one for one in self.peers if one.usable or (tries and one.alive)]
+
+    @property
+    def in_use(self) -> list[Peer]:
+        """Who is given traffic now: the usable, or all candidates if there are none."""
+        return [peer for peer in self.peers if peer.usable] or self.candidates
+
     def named(self, address: str) -> Peer:
         """The peer of an address. A process before this one may have had it when the configuration did."""
         for peer in self.peers:

@@ -133,6 +133,13 @@ class HttpConnection(PlainExchange):
         elif not self.resume_watch(""):
             self._abort(Termination.BACKEND_DEAD, reset=True)
 
+    def put_out(self, peer: Peer) -> None:
+        """A request without an answer is one like any other that has lost its backend; all else is cut."""
+        if self._status:
+            self.close(Termination.BACKEND_DRAINED)
+        else:
+            self.on_backend_dead(peer)
+
     # -- reading requests ----------------------------------------------------------------------------------------
 
     def _read(self) -> None:

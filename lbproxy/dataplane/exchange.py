@@ -188,7 +188,7 @@ class Exchange(WatchFailover):
             return False
         if peer is None or selection is None or backend is None:
             return False
-        if not self._another_is_left(selection):
+        if selection.tries <= 1 or all(selection.tried & one.bit for one in self.listener.pool.candidates):
             return False
         self._retried = True
         self._count_answer(peer, head.status)
@@ -199,9 +199,9 @@ class Exchange(WatchFailover):
         return True
 
     def _another_is_left(self, selection: Selection) -> bool:
-        """Whether there is somebody whom this walk has not tried, and may."""
+        """Whether there is somebody as good whom this walk has not tried, and may."""
         tried = selection.tried
-        return selection.tries > 1 and any(one.usable and not tried & one.bit for one in self.listener.pool.peers)
+        return selection.tries > 1 and any(not tried & one.bit for one in self.listener.pool.in_use)
 
     def _leave(self, peer: Peer, selection: Selection) -> None:
         """Give a backend back that has not answered, without blaming it."""

@@ -23,11 +23,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 
-from lbproxy.core.config import AllDown, BackendState, OnDead
+from lbproxy.core.config import BackendState, OnDead
 from lbproxy.core.health import Health
 from lbproxy.core.peer import Peer
 from lbproxy.core.pool import Pool
-from lbproxy.core.termination import Termination
 from lbproxy.core.watch.stream import QUIET
 from lbproxy.dataplane.listener import Connection, Listener
 from lbproxy.dataplane.reactor import Reactor
@@ -100,7 +99,7 @@ class Departure:
         if connection.can_leave and connection.leave(peer, timers.now - self._since):
             return
         if timers.now >= exodus.end:
-            connection.close(Termination.BACKEND_DRAINED)
+            connection.put_out(peer)
         elif connection.can_leave:
             timers.arm(self, min(AGAIN, exodus.end - timers.now))
         elif exodus.end != NEVER:
@@ -271,12 +270,10 @@ def _is_to_be_cut(pool: Pool, peer: Peer) -> bool:
 
 
 def _refuge(pool: Pool) -> Refuge:
-    if any(peer.usable for peer in pool.peers):
-        return Refuge.WELL
-    if pool.fail_open or pool.config.all_down is AllDown.TRY:
-        alive = (one for one in pool.peers if one.health is Health.NOT_READY and one.state is BackendState.READY)
-        return Refuge.ALIVE if any(alive) else Refuge.NONE
-    return Refuge.NONE
+    in_use = pool.in_use
+    if not in_use:
+        return Refuge.NONE
+    return Refuge.WELL if in_use[0].usable else Refuge.ALIVE
 
 
 def _grace(pool: Pool) -> float:

@@ -85,6 +85,9 @@ class Connection(Protocol):
     def on_backend_dead(self, peer: Peer) -> None:
         """End it, or go on elsewhere, if it still depends on that backend."""
 
+    def put_out(self, peer: Peer) -> None:
+        """As on_backend_dead(), of one that is not ready, and at which it has had its time."""
+
     def leave(self, peer: Peer, quiet: float) -> bool:
         """Go on elsewhere, or end without an error; False if it cannot now.
 

@@ -277,6 +277,9 @@ class Relay:
     def can_leave(self) -> bool:
         return False
 
+    def put_out(self, peer: Peer) -> None:
+        self.end(Termination.BACKEND_DRAINED)
+
     def leave(self, peer: Peer, quiet: float) -> bool:
         """A relay cannot: what is said in it is not ours to end."""
         return False

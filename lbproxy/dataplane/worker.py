@@ -199,6 +199,8 @@ class Worker:
             self._leaving.empty(pool, peer)
         elif peer.state is BackendState.MAINT and before is not BackendState.MAINT:
             self._leaving.cut_off(pool, peer)
+        elif peer.state is BackendState.READY and before is not BackendState.READY:
+            self._leaving.part_from(pool, peer)  # which stays if it is ready, or if nobody else is
 
     def _adopt(self, place: messages.Place | None) -> list[tuple[str, Peer]]:
         """Have the pools of the configuration; the backends that are in it no more, with their pools' names."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 
+from lbproxy.core.config import BackendState
 from lbproxy.core.health import Health
 from tests.dataplane.harness import Lab, read_all, read_exactly, read_head
 from tests.dataplane.test_dead import busy, found, silent
 from tests.dataplane.test_exchange import OK, next_head, request
+from tests.dataplane.test_handover_reload import reloaded
 from tests.dataplane.test_watches import HEAD, LAST, TARGET, Masters, chunk, event, payload, sending, until_events
 
 FROM_THE_START = "/api/v1/configmaps?watch=true"
@@ -206,3 +210,34 @@ async def test_not_ready_twice_is_twice_the_drain_timeout(lab: Lab) -> None:
         assert lb.backends[here].active == 1
         lb.advance(11.0)
         assert lb.backends[here].active == 0
+
+
+async def test_a_drain_that_is_taken_back_while_nobody_is_ready(lab: Lab) -> None:
+    lb = await lab.balance("tcp", *[await lab.backend(silent) for _ in range(2)], close_spread=0.0, drain_timeout=30.0)
+    async with await lb.connect():
+        await lb.until(lambda: any(backend.active for backend in lb.backends))
+        here = busy(lb)
+        (pool,) = lb.configure.config.pools
+        drained = list(pool.backends)
+        drained[here] = replace(drained[here], state=BackendState.DRAIN)
+        await reloaded(lb, replace(lb.configure.config, pools=(replace(pool, backends=tuple(drained)),)))
+        lb.advance(10.0)
+        found(lb, 0, Health.NOT_READY)
+        found(lb, 1, Health.NOT_READY)
+        await reloaded(lb, replace(lb.configure.config, pools=(pool,)))
+        lb.advance(60.0)
+        assert lb.backends[here].active == 1
+
+
+@pytest.mark.parametrize(("method", "answer"), [("GET", b"200"), ("POST", b"502")])
+async def test_a_request_that_has_had_its_time_and_no_answer(lab: Lab, method: str, answer: bytes) -> None:
+    """Its client is not cut off: a GET is asked again, and what may have been executed ends in an answer."""
+    masters = Masters(silent, sending(OK, "stay"))
+    lb = await masters.start(lab, 2, close_spread=0.0, drain_timeout=30.0)
+    async with await lb.connect() as client:
+        fields = ["Content-Length: 0"] if method == "POST" else []
+        await client.send_all(request("/api/v1/pods", *fields, method=method))
+        await lb.until(lambda: len(masters.targets) == 1)
+        found(lb, busy(lb), Health.NOT_READY)
+        lb.advance(31.0)
+        assert (await read_head(client)).split()[1] == answer

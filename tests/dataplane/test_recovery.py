@@ -179,6 +179,23 @@ async def test_a_refusal_of_one_that_shuts_down_goes_to_another(lab: Lab, refusa
     assert [backend.active for backend in lb.backends] == [0, 0]
 
 
+@pytest.mark.parametrize("etcd", ["gone", "back at one"])
+async def test_a_refusal_goes_to_one_that_is_not_ready_if_there_is_no_better(lab: Lab, etcd: str) -> None:
+    """etcd is, or was, gone: the others are alive, and nobody is well but perhaps the one that shuts down."""
+
+    async def going(stream: trio.SocketStream) -> None:
+        while await next_head(stream):
+            await stream.send_all(GOING_503)
+
+    lb = await lab.balance("http", await lab.backend(going), await lab.backend(serve))
+    found(lb, 0, Health.NOT_READY)
+    found(lb, 1, Health.NOT_READY)
+    if etcd == "back at one":
+        found(lb, 0, Health.UP)
+    async with await lb.connect() as client:
+        assert await statuses(client, "/api/v1/namespaces/d/pods/p", 2) == [200, 200]
+
+
 @pytest.mark.parametrize("cut", [GOING_503.index(b"{"), GOING_503.index(b"is shutting")])
 async def test_a_refusal_whose_reason_comes_later(lab: Lab, cut: int) -> None:
     """Its head says 503, and that can mean anything."""

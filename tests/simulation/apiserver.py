@@ -12,6 +12,7 @@ from tests.simulation.network import Path, SimSocket, World
 _VERSION = re.compile(r"resourceVersion=(\d+)")
 _TIMEOUT = re.compile(r"timeoutSeconds=(\d+)")
 GONE = b'{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","code":410}}\n'
+SLOW = 2.0  # seconds that a slow master may take for each thing that it does
 GOING = (
     b'{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"apiserver is shutting down",'
     b'"reason":"ServiceUnavailable","code":503}\n\n'
@@ -29,6 +30,7 @@ class Store:
         self.executed: Counter[str] = Counter()
         self.lists: set[bytes] = set()  # every body that a master has sent
         self.expired = 0  # answers that said 410
+        self.etcd = True  # the masters' checks of it pass
 
     @property
     def version(self) -> int:
@@ -67,6 +69,7 @@ class Master:
         self.alive = True
         self.frozen = False
         self.draining = False
+        self.slow = False
         self.oldest = store.version  # what is older is forgotten
         self.seen = store.version
         self.serving: dict[Serving, None] = {}
@@ -86,6 +89,10 @@ class Master:
             return CheckResult(Verdict.DOWN, "no TLS"), 2.0
         if self.draining:
             return CheckResult(Verdict.NOT_READY, "not ready", 500, (SHUTDOWN,)), 0.01
+        if not self.store.etcd:
+            return CheckResult(Verdict.NOT_READY, "not ready", 500, ("etcd",)), 0.01
+        if self.slow:
+            return CheckResult(Verdict.UP, "ok", 200), self.world.random.uniform(0.0, SLOW)
         return CheckResult(Verdict.UP, "ok", 200), 0.01
 
     def accept(self, sock: SimSocket) -> None:
@@ -220,6 +227,8 @@ class Serving:
     def _effort(self) -> float:
         """Seconds that something takes: now and then etcd is slow."""
         world = self._world
+        if self._master.slow:
+            return world.random.uniform(0.0, SLOW)
         return world.random.uniform(0.0, 1.0) if world.chance(0.1) else world.latency() * 2
 
     def _done(self, method: str, version: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 from lbproxy.core import config as c
 from lbproxy.core import messages
@@ -21,10 +22,12 @@ class Checks:
         self._worker = worker
         self._control = control
         self._config = c.HealthCheck()
+        self.on_change: Callable[[], None] = lambda: None
         self.machines = [HealthMachine(self._config) for _ in masters]
         self._blamed: set[int] = set()
         self._turn = [0] * len(masters)
         self._fail_open = False
+        self.recoveries: list[float] = []  # when somebody was ready again, and nobody had been
         self.stopped = False
         for index in range(len(masters)):
             self._check(index, 0)
@@ -56,7 +59,11 @@ class Checks:
         if change is not None or clear:
             if change is not None:
                 self._world.tell(f"{self._masters[index].name} is found to be {machine.health.value}")
+            outage = not any(peer.usable for peer in self._worker._pools["p"].peers)
             self._worker._take_health(messages.SetHealth("p", index, machine.health, clear))
+            if outage and self._worker._pools["p"].peers[index].usable:
+                self.recoveries.append(self._world.now)
+            self.on_change()
         ready = any(one.health in (Health.UP, Health.UNKNOWN) for one in self.machines)
         fail_open = not ready and any(one.health is Health.NOT_READY for one in self.machines)
         if fail_open != self._fail_open:

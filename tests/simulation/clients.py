@@ -25,8 +25,15 @@ class Record:
     failed_reads: list[str] = field(default_factory=list)  # GETs that were answered 5xx
     relists: list[str] = field(default_factory=list)
     broken_watches: list[str] = field(default_factory=list)
+    let_in: list[float] = field(default_factory=list)  # when a watch or a list was asked for that was not turned away
+    turned_away: int = 0
     events: int = 0
     requests: int = 0
+
+
+def is_held_off(head: Head) -> bool:
+    """Whether the balancer asks to come again later."""
+    return head.status == 429 and "retry-after" in head.fields
 
 
 class Client:
@@ -135,12 +142,20 @@ class Poller(Client):
         self.take_list(head, body)
         self.again(0.1, 4.0)
 
+    def on_head(self, head: Head) -> None:
+        if is_held_off(head):
+            self.record.turned_away += 1
+        else:
+            self.record.let_in.append(self._asked)
+
     def on_broken(self, head: Head | None) -> None:
         if head is None:
             self.note_failure("no answer")
         self.again(0.1, 1.0)
 
     def take_list(self, head: Head, body: bytes) -> bool:
+        if is_held_off(head):
+            return False
         if head.status == 200:
             if body not in self.store.lists:
                 raise Violation(f"{self.name} got a list that nobody sent: {body[:200]!r}")
@@ -184,6 +199,7 @@ class Reflector(Poller):
     """Lists once, and watches from then on."""
 
     kind = "reflector"
+    lifetime = (5, 60)  # seconds of its watches
 
     def __init__(self, world: World, store: Store, record: Record, connect: Connect) -> None:
         super().__init__(world, store, record, connect)
@@ -202,7 +218,7 @@ class Reflector(Poller):
         self._watching = True
         self._partial, self._since, self._news, self._expired = b"", self.world.now, 0, False
         query = b"?allowWatchBookmarks=true&resourceVersion=%d&timeoutSeconds=%d&watch=true"
-        self.request(b"GET", TARGET + query % (self.version, self.world.random.randint(5, 60)))
+        self.request(b"GET", TARGET + query % (self.version, self.world.random.randint(*self.lifetime)))
 
     def on_answer(self, head: Head, body: bytes) -> None:
         if not self._watching:
@@ -212,7 +228,8 @@ class Reflector(Poller):
         elif head.status == 410 or self._expired:
             self._list_again("expired")
         elif head.status != 200:
-            self.note_failure(f"{head.status} {body[:200]!r}")
+            if not is_held_off(head):
+                self.note_failure(f"{head.status} {body[:200]!r}")
             self.again(0.5, 1.5)
         elif self._partial:
             raise Violation(f"{self.name}: a watch that ended well ends within an event: {self._partial!r}")

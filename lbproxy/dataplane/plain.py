@@ -9,6 +9,7 @@ where they can change over: after the request has been sent, and after the answe
 from __future__ import annotations
 
 from bisect import bisect_left
+from socket import SHUT_WR
 
 from lbproxy.core.histogram import BOUNDS
 from lbproxy.core.http1 import RequestBlock, RequestLine, ResponseHead, plain_response
@@ -88,12 +89,10 @@ class PlainExchange(Exchange):
         self._status = status = head.status
         kind = status // 100
         listener.classes[kind] += 1
-        block, send = self.block, self._send
-        assert block is not None
-        # With the FIN that follows at the batch's end it leaves as one segment: 2 µs less. Not when only the listener
-        # drains: a client that may go on has perhaps done so, and what is unread makes a close destroy what is unsent.
+        send = self._send
+        # With the FIN that follows below it leaves as one segment: 1.5 µs less.
         try:
-            sent = send(data, MSG_MORE) if block.close else send(data)
+            sent = send(data, MSG_MORE) if self._close else send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -123,6 +122,12 @@ class PlainExchange(Exchange):
             self._log(NORMAL)
         self.peer = None
         if self._close and not self.out:  # as next_request(), which would find nothing that speaks against it
+            # Not left to close(), which comes at the batch's end: meanwhile the client reads, and what it has sent
+            # and nobody read would make of a close a RST, with the answer still unsent.
+            try:  # noqa: SIM105 - suppress() costs 0.3 µs
+                self.sock.shutdown(SHUT_WR)
+            except OSError:  # it is gone already
+                pass
             self.close_now()
         else:
             self.next_request()

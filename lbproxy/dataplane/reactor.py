@@ -36,7 +36,7 @@ STREAM = IN | OUT | RDHUP | select.EPOLLET
 
 LINGER = 0.002  # seconds in our own epoll before the task goes back to trio's
 BUDGET = 0.002  # seconds of callbacks before trio's other tasks get a turn
-MAX_EVENTS = 64  # per batch: what is closed is closed at its end, and answers may wait for that (plain.py)
+MAX_EVENTS = 256
 
 Handler = Callable[[int], None]
 

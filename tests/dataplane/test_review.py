@@ -307,7 +307,7 @@ async def test_few_accepts_find_nobody_and_a_queue_is_taken_in_bursts(
 
     take = Listener._take
 
-    def noting(self: Listener, listening: socket.socket, most: int) -> bool:
+    def noting(self: Listener, listening: socket.socket, most: int) -> int:
         events.append(most)
         return take(self, listening, most)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -262,7 +261,7 @@ class Supervisor:
         except OSError as error:  # no memory, no processes, no descriptors: it may pass
             return Life(None, False, f"could not be started: {error.strerror or error}")
         await self._attend(worker, task_status)
-        return Life(worker.pid, worker.ready.is_set(), _ending(worker.process), worker.leaving)
+        return Life(worker.pid, worker.ready.is_set(), worker.ending, worker.leaving)
 
     async def _start(self, number: int) -> Worker:
         config, generation = self._config, self._generation
@@ -392,10 +391,3 @@ async def _expect_ready(worker: Worker) -> None:
         await worker.ready.wait()
         return
     worker.process.kill()
-
-
-def _ending(process: trio.Process) -> str:
-    code = process.returncode
-    if code is None:
-        return "did not answer"
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"

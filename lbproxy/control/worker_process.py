@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import socket
 
 import trio
@@ -90,6 +91,14 @@ class Worker:
     def silent_for(self) -> float:
         """Seconds since a question that is still open was asked."""
         return max(trio.current_time() - self._asked_at, 0.0)
+
+    @property
+    def ending(self) -> str:
+        """How it ended, as in "worker 17 ..."."""
+        code = self.process.returncode
+        if code is None:
+            return "did not answer"
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
     def answer(self, stats: messages.Stats) -> None:
         """The counters have come."""

@@ -89,6 +89,7 @@ class Dial:
         "_reactor",
         "_sock",
         "_started",
+        "_was_usable",
         "deadline",
         "filed",
         "peer",
@@ -113,6 +114,7 @@ class Dial:
         self._on_failed = on_failed
         self._sock: SocketType | None = None
         self._started = 0.0
+        self._was_usable = False
         self._last = Termination.NO_BACKEND
 
     def start(self, first: Peer | None = None) -> None:
@@ -120,6 +122,7 @@ class Dial:
         peer = first if first is not None else self._pick()
         while peer is not None:
             self.peer = peer
+            self._was_usable = peer.usable
             try:
                 self._sock = self._dialer.connect(peer.address, self._dialer.side)
             except OSError as error:
@@ -165,6 +168,13 @@ class Dial:
             self._reactor.timers.brief.discard(self)
             self._sock = None
             peer.stats.dialled("ok", self._reactor.timers.now - self._started)
+            if self._was_usable and not peer.usable and any(other.usable for other in self.selection.pool.peers):
+                # The verdict came while this was under way, so nobody had this connection leave; and the kernel of a
+                # stopped process answers. Nothing has been sent: another one is asked.
+                self._reactor.close(sock)
+                self.selection.release(peer)
+                self.start()
+                return
             self.selection.succeed(peer, self._reactor.second)
             self._dialer.watch_over(sock)
             fd = sock.fileno()

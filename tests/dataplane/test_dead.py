@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from socket import SocketType
+
 import pytest
 import trio
 
 from lbproxy.core import messages
-from lbproxy.core.config import AllDown, OnDead
+from lbproxy.core.config import Address, AllDown, OnDead, TcpSide
 from lbproxy.core.health import Health
 from lbproxy.dataplane.client import HttpConnection
 from tests.dataplane.harness import Balancer, Lab, read_all, read_exactly, read_head
@@ -181,6 +183,30 @@ async def test_a_request_whose_answer_has_begun_is_not_sent_again(lab: Lab) -> N
         found(lb, busy(lb))
         assert (await read_head(client)).split()[1] == b"502"
     assert len(masters.targets) == 1
+
+
+@pytest.mark.parametrize("health", [Health.DOWN, Health.NOT_READY])
+@pytest.mark.parametrize("mode", ["tcp", "http"])
+async def test_the_verdict_comes_while_a_connection_is_made(lab: Lab, mode: str, health: Health) -> None:
+    """The kernel of a stopped process completes it, and whatever is sent there waits for good."""
+
+    async def echo(stream: trio.SocketStream) -> None:
+        while await next_head(stream):
+            await stream.send_all(OK)
+
+    lb = await lab.balance(mode, await lab.backend(silent), await lab.backend(echo))
+    dialer = lb.worker._listeners[0].dialer
+    connect = dialer.connect
+
+    def judged_meanwhile(address: Address, side: TcpSide) -> SocketType:
+        found(lb, 0, health)
+        return connect(address, side)
+
+    dialer.connect = judged_meanwhile
+    async with await lb.connect() as client:
+        await client.send_all(request("/", "Content-Length: 0", method="POST"))
+        assert await read_exactly(client, len(OK)) == OK
+        assert [backend.active for backend in lb.backends] == ([0, 1] if mode == "tcp" else [0, 0])
 
 
 async def test_a_body_is_cut_and_idle_connections_are_dropped(lab: Lab) -> None:

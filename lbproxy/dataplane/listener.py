@@ -24,8 +24,7 @@ from lbproxy.dataplane.reactor import IN, Reactor
 from lbproxy.dataplane.sockets import accept, reset_on_close, set_options
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
-BURST = 64  # accepts per event at most; the rest raise the level-triggered event again
-STEADY = 4  # full bursts in a row before the next one is larger
+BURST = 64  # accepts per event; the rest raise the level-triggered event again
 SLACK = 8  # connections, and a quarter: what a worker may have more than another
 STAND_BACK = 0.001  # seconds; shorter than the reactor's LINGER, so that a wait without events is long enough
 PAUSE = 0.5  # seconds without accepting after running out of file descriptors, as nginx
@@ -106,9 +105,7 @@ class Listener:
 
     __slots__ = (
         "_board",
-        "_burst",
         "_column",
-        "_full_bursts",
         "_make",
         "_paused",
         "_resume_at",
@@ -181,8 +178,6 @@ class Listener:
         self._make = make
         self._sockets: dict[str, socket.socket] = {}  # by address
         self._paused = False
-        self._burst = 1
-        self._full_bursts = 0
         self.configure(config, full_config, access, max_connections, board, column)
 
     def configure(
@@ -312,30 +307,22 @@ class Listener:
         if self._board is not None and self._has_its_share():
             self._stand_back()
             return
-        # An accept that finds nobody costs 2 µs, another turn of the reactor for one connection 1.3. So as many are
-        # taken per event as lately have been there: one at a time while they come alone, all of a herd.
-        burst = self._burst
-        taken = self._take(listening, burst)
-        if taken < burst:
-            self._burst = (burst + taken) // 2 or 1
-            self._full_bursts = 0
-        elif self._full_bursts < STEADY:
-            self._full_bursts += 1
-        else:
-            self._burst = min(2 * burst, BURST)
+        # All that are there, although the last accept of an event finds nobody and costs 2 µs: one per event, or as
+        # many as lately have been there, made batches smaller, and a connection 2 µs dearer.
+        self._take(listening, BURST)
 
-    def _take(self, listening: socket.socket, most: int) -> int:
-        """Accept so many connections, if there are; how many there were."""
+    def _take(self, listening: socket.socket, most: int) -> None:
+        """Accept so many connections, if there are."""
         stats = self.stats
-        for taken in range(most):
+        for _ in range(most):
             try:
                 sock, address = accept(listening)
             except BlockingIOError:
-                return taken
+                return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     self._pause(error)
-                    return taken
+                    return
                 continue  # ECONNABORTED and network errors of the connection itself: accept(2)
             # The first condition is in _is_full(), too: without another worker's connections it is all there is to ask.
             if len(self.connections) >= self.max_connections or (self._board is not None and self._is_full()):
@@ -347,7 +334,6 @@ class Listener:
             stats.accepted += 1
             ip, port = (address[0], address[1]) if address else ("", 0)
             self._make(self, sock, ip, port)  # it adds itself to `connections`, and may be over by now
-        return most
 
     def _is_full(self) -> bool:
         elsewhere = 0
@@ -386,7 +372,6 @@ class Listener:
             self.reactor.after_next_wait(self._resume)
         elif not self._paused:
             self._takes_all = True
-            self._burst = BURST
             for sock in self._sockets.values():
                 self._watch(sock)
 

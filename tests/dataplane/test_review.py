@@ -11,12 +11,11 @@ import trio
 from lbproxy.core.config import Address, AllDown, TcpSide, Timeouts
 from lbproxy.core.health import Health
 from lbproxy.core.messages import Drain, SetHealth, encode
-from lbproxy.dataplane.listener import BURST, STEADY, Listener
 from lbproxy.dataplane.reactor import Reactor
-from lbproxy.dataplane.sockets import accept, open_connection
+from lbproxy.dataplane.sockets import open_connection
 from lbproxy.dataplane.timers import NEVER, UNFILED
 from tests.dataplane.harness import PATIENCE, Balancer, Lab, read_all, read_exactly, read_head, reset
-from tests.dataplane.test_exchange import OK, answering, next_head, request
+from tests.dataplane.test_exchange import OK, next_head, request
 
 
 async def all_down(lb: Balancer) -> None:
@@ -284,54 +283,6 @@ async def test_bytes_do_not_wait_for_a_fin_that_does_not_come(lab: Lab) -> None:
                     await trio.sleep(0.01)
         await lb.until(lambda: lb.listener.active == 0)
     assert min(delays) < 0.1
-
-
-# -- accepting ---------------------------------------------------------------------------------------------------
-
-
-async def test_few_accepts_find_nobody_and_a_queue_is_taken_in_bursts(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lb = await lab.balance("http", await lab.backend(answering(OK)))
-    outcomes: list[bool] = []
-    events: list[int] = []
-
-    def counting(listening: socket.socket) -> Any:
-        try:
-            accepted = accept(listening)
-        except BlockingIOError:
-            outcomes.append(False)
-            raise
-        outcomes.append(True)
-        return accepted
-
-    take = Listener._take
-
-    def noting(self: Listener, listening: socket.socket, most: int) -> int:
-        events.append(most)
-        return take(self, listening, most)
-
-    monkeypatch.setattr("lbproxy.dataplane.listener.accept", counting)
-    monkeypatch.setattr(Listener, "_take", noting)
-    for _ in range(30):  # one after the other
-        async with await lb.connect() as client:
-            await client.send_all(request())
-            assert await read_exactly(client, len(OK)) == OK
-    assert outcomes.count(False) <= 30 // STEADY + 1
-    events.clear()
-    crowd = [socket.create_connection(("127.0.0.1", lb.port)) for _ in range(400)]  # this blocks the worker, too
-    await lb.until(lambda: lb.listener.accepted == 430)
-    for sock in crowd:
-        sock.close()
-    assert max(events) == BURST
-    assert len(events) < 400 // 8
-    lb.worker._listeners[0]._stand_back()
-    events.clear()
-    await lb.until(lambda: bool(lb.worker._listeners[0]._sockets) and lb.worker._listeners[0]._takes_all)
-    async with await lb.connect() as client:
-        await client.send_all(request())
-        assert await read_exactly(client, len(OK)) == OK
-    assert events[0] == BURST  # what others have left is taken at once
 
 
 # -- the reactor -------------------------------------------------------------------------------------------------

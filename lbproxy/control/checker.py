@@ -73,11 +73,14 @@ class Checker:
 
     def inherit(self, other: Checker) -> None:
         """Begin with what another checker has found out of the same backend."""
-        self.reason, self.since, self.last = other.reason, other.since, other.last
+        self.last = other.last
         self.recent.extend(other.recent)
         self.counts = other.counts
         if self._probe is not None:
+            self.reason, self.since = other.reason, other.since
             self._machine = HealthMachine(self._check, other.health)
+        else:  # nobody would ever find out that it is back
+            self.counts.begin(self.health, self.clock())
 
     def recall(self, health: Health, reason: str, since: float) -> None:
         """Begin with what a predecessor has found out."""

@@ -105,10 +105,9 @@ class PoolHealth:
         ]
 
     def known(self) -> Iterator[messages.SetHealth | messages.SetFailOpen]:
-        """What a new worker has to be told."""
+        """What a worker has to be told that is new, or keeps what it knew under another configuration."""
         for one in self.checkers:
-            if one.health is not Health.UNKNOWN:
-                yield messages.SetHealth(self.pool.name, one.index, one.health, False)
+            yield messages.SetHealth(self.pool.name, one.index, one.health, False)
         if self.fail_open:
             yield messages.SetFailOpen(self.pool.name, True)
 

@@ -91,8 +91,9 @@ class Supervisor:
                 for number in range(self._config.workers):
                     starting.start_soon(nursery.start, self._keep, number)
             task_status.started()
+            heirs = [] if self._draining else self.workers  # a stop may have come meanwhile: then nobody takes over
             for index, predecessor in enumerate(self.predecessors):
-                nursery.start_soon(self._succeed, predecessor, self.workers[index % len(self.workers)])
+                nursery.start_soon(self._succeed, predecessor, heirs[index % len(heirs)] if heirs else None)
             nursery.start_soon(self._look_at_counters)
             await self._all_gone.wait()
             nursery.cancel_scope.cancel()
@@ -164,8 +165,8 @@ class Supervisor:
         bequests = (bequeath(worker, self._config.shutdown.drain) for worker in self.workers)
         return [one for one in bequests if one is not None]
 
-    async def _succeed(self, predecessor: Predecessor, worker: Worker) -> None:
-        if not predecessor.hand_over_to(worker):
+    async def _succeed(self, predecessor: Predecessor, worker: Worker | None) -> None:
+        if worker is None or not predecessor.hand_over_to(worker):
             predecessor.let_go()
         await predecessor.attend(self._output, self._log)
         self.predecessors.remove(predecessor)

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from lbproxy.admin.log import EventLog
+from lbproxy.control.checker import Checker
 from lbproxy.control.pool_health import PoolHealth
 from lbproxy.core import messages
 from lbproxy.core.config import Address, AllDown, Backend, BackendState, CheckType, HealthCheck, Pool
@@ -169,3 +170,24 @@ async def test_a_successor_counts_on_for_one_that_was_down(autojump_clock: trio.
     await trio.sleep(3.0)
     (view,) = world.health.views()
     assert view.downtime == 3.0
+
+
+async def test_a_backend_that_is_checked_no_more_is_not_down_for_ever(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(1)
+    (checker,) = world.health.checkers
+    checker.clock = trio.current_time
+    world.says = [DOWN]
+    await world.run(10.0)
+    assert list(world.health.known()) == [messages.SetHealth("p", 0, Health.DOWN, False)]
+    since = checker.since
+    defaults = Checker.__init__.__kwdefaults__ or {}
+    monkeypatch.setattr(Checker.__init__, "__kwdefaults__", defaults | {"clock": checker.clock})
+    world.health.configure(replace(world.pool, health_check=HealthCheck(type=CheckType.NONE)))
+    await trio.sleep(5.0)
+    (view,) = world.health.views()
+    assert (view.health, view.reason) == (Health.UNKNOWN, "health_check.type is none")
+    assert view.since > since
+    assert view.downtime == 10.0, "it is over"
+    assert list(world.health.known()) == [messages.SetHealth("p", 0, Health.UNKNOWN, False)], "workers keep what is old"

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ import trio.testing
 from lbproxy.admin.log import EventLog, Output
 from lbproxy.control.configfile import loads
 from lbproxy.control.listening import ListeningSockets
+from lbproxy.control.predecessor import Bequest, Predecessor
 from lbproxy.control.supervisor import Supervisor, WorkerStartError
 from lbproxy.core import messages
 from lbproxy.core.config import Admin, Config
@@ -226,6 +228,38 @@ async def test_connections_are_drained_and_a_second_order_may_hurry(make: Callab
         await held.aclose()
     assert scene.lines("close")[-1]["end"] == "KD", "the last lines of a worker are not lost"
     assert scene.supervisor.restarts == 0
+
+
+@pytest.mark.parametrize("when", ["before it starts", "while workers start"])
+async def test_a_stop_right_after_an_upgrade_lets_the_old_workers_go(make: Callable[[int], Scene], when: str) -> None:
+    scene = make(2)
+    ours, theirs = socket.socketpair()
+    giver, taker = socket.socketpair()
+    log_read, log_write = os.pipe()
+    os.set_blocking(log_read, False)
+    with theirs, giver:  # `cat` ends when its channel is closed, as a worker does that has nothing more to do
+        old = subprocess.Popen(["cat"], stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=log_write)  # noqa: ASYNC220
+    os.close(log_write)
+    supervisor = scene.supervisor
+    supervisor.predecessors.append(Predecessor(Bequest(old.pid, ours.detach(), log_read, taker.detach())))
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            if when == "before it starts":
+                nursery.start_soon(supervisor.drain, 2 * PATIENCE)
+                await trio.testing.wait_all_tasks_blocked()
+            else:
+                nursery.start_soon(_drain_at_first_sight, supervisor)
+            await nursery.start(supervisor.run)
+    assert not supervisor.workers
+    assert not supervisor.predecessors
+    with pytest.raises(ChildProcessError):
+        os.waitpid(old.pid, 0)  # noqa: ASYNC222
+    old.returncode = 0  # it was waited for
+
+
+async def _drain_at_first_sight(supervisor: Supervisor) -> None:
+    await until(lambda: bool(supervisor.workers))
+    await supervisor.drain(2 * PATIENCE)
 
 
 async def test_a_worker_is_not_replaced_while_draining(make: Callable[[int], Scene]) -> None:

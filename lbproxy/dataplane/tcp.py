@@ -114,6 +114,7 @@ class TcpConnection(Relay):
         self.open = False
         reset_on_close(self._sock)
         self.reactor.close(self._sock)
+        self.listener.no_backend += termination is Termination.NO_BACKEND
         self._account("close", termination, 0, 0)
 
     def _account(self, event: str, termination: Termination, bytes_in: int, bytes_out: int) -> None:

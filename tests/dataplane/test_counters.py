@@ -10,6 +10,7 @@ import trio
 
 from lbproxy.core import messages
 from lbproxy.core.config import AllDown, Config, Timeouts
+from lbproxy.core.health import Health
 from lbproxy.core.histogram import BOUNDS
 from lbproxy.core.messages import BackendStats
 from tests.core.test_messages import busy
@@ -113,6 +114,15 @@ async def test_an_answer_that_never_comes_is_an_end_of_its_backend(lab: Lab) -> 
     lb = await lab.balance("http", await lab.backend(ignore), timeouts=Timeouts(response_header=0.2))
     await ask(lb, request("/", LAST))
     assert lb.backends[0].ends == {"sH": 1}
+
+
+async def test_a_tcp_connection_for_which_there_is_nobody(lab: Lab) -> None:
+    lb = await lab.balance("tcp", await lab.backend(answering(OK)))
+    lb.worker._take_health(messages.SetHealth("p", 0, Health.DOWN, False))
+    async with await lb.connect() as client:
+        with pytest.raises(trio.BrokenResourceError):
+            await read_all(client)
+    assert lb.worker.stats().no_backend == {"p": 1}
 
 
 async def test_a_tcp_connection_that_its_backend_resets(lab: Lab) -> None:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lbproxy import __version__
 
@@ -56,7 +56,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     what.add_argument("-t", "--test", action="store_true", help="test the configuration and exit")
     what.add_argument("-T", "--dump", action="store_true", help="test it, print what is in effect and exit")
     parser.add_argument("--version", action="version", version=f"lbproxy {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Command)
     commands.add_parser("schema", help="print the JSON Schema of lb.yaml", allow_abbrev=False)
     _add_verbs(commands)
     demo = commands.add_parser("demo", help="three simulated apiservers and the balancer in front", allow_abbrev=False)
@@ -67,18 +67,21 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_verbs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_verbs(commands: argparse._SubParsersAction[Any]) -> None:
     """What is asked of a running lbproxy."""
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--socket", metavar="PATH", help="where it listens; default: admin.socket of -c FILE")
     printed = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     printed.add_argument("--json", action="store_true", help="for programs")
     pool = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    pool.add_argument("--pool", metavar="POOL", default="", help="where a backend is in several; alone: all of it")
+    pool.add_argument("--pool", type=_name, metavar="POOL", help="where a backend is in several; alone: all of it")
 
     def add(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         parents = (common, *parents) if name == "top" else (common, printed, *parents)
-        return commands.add_parser(name, help=text, description=text, parents=parents, allow_abbrev=False)
+        verb: argparse.ArgumentParser = commands.add_parser(
+            name, help=text, description=text, parents=parents, allow_abbrev=False
+        )
+        return verb
 
     which = "as in lb.yaml; without the port, if that is clear"
     add("status", "listeners, pools and backends, in a table")
@@ -101,13 +104,35 @@ def _add_verbs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--log", action="append", metavar="FILE", help="the access log; - is stdin; default: who uses it now"
     )
     for parser in (drain, ready, maint, weight):
-        parser.add_argument("backend", nargs="?", default="", metavar="BACKEND", help=which)
+        parser.add_argument("backend", nargs="?", type=_name, metavar="BACKEND", help=which)
     weight.add_argument("weight", type=int, metavar="N", help="1 to 65535")
     drain.add_argument("--wait", action="store_true", help="return when it has no connection left")
     drain.add_argument("--timeout", type=float, default=0.0, metavar="SECONDS", help="of --wait; then exit status 3")
     for parser in (commands.choices["connections"], kick):
-        parser.add_argument("backend", nargs="?", default="", metavar="BACKEND", help=which)
-        parser.add_argument("--client", default="", metavar="IP[:PORT]", help="where the connection comes from")
+        parser.add_argument("backend", nargs="?", type=_name, metavar="BACKEND", help=which)
+        parser.add_argument("--client", type=_name, metavar="IP[:PORT]", help="where the connection comes from")
+
+
+class _Command(argparse.ArgumentParser):
+    """Takes options between its arguments too: argparse would give the optional ones up at the first option."""
+
+    _intermixed = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._intermixed:  # argparse comes back here for one kind after the other
+            return super().parse_known_args(args, namespace)
+        self._intermixed = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixed = False
+
+
+def _name(text: str) -> str:
+    """Of a backend, a pool or a client: an empty one is a variable that nobody has set, and does not mean all."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; leave it out to mean all")
+    return text
 
 
 def _time(text: str) -> float:
@@ -145,13 +170,14 @@ def _ask(args: argparse.Namespace) -> int:
 
 
 def _balance(args: argparse.Namespace) -> int:
-    from lbproxy.control.upgrade import inherited_estate, loaded_from
+    if not (args.dump or args.test):
+        from lbproxy.control.upgrade import inherited_estate, loaded_from
 
-    estate = inherited_estate()
-    if estate is not None:
-        from lbproxy.control.start import run
+        estate = inherited_estate()
+        if estate is not None:
+            from lbproxy.control.start import run
 
-        return run(loaded_from(estate), estate)
+            return run(loaded_from(estate), estate)
     path = args.config or DEFAULT_CONFIG
     loaded = _load(path, apart=not (args.dump or args.test))
     if loaded is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lbproxy import __version__
-from lbproxy.cli import main
+from lbproxy.cli import _parser, main
 from lbproxy.control.config_reference import schema
 from lbproxy.control.configfile import loads
 
@@ -106,6 +106,44 @@ def test_reader_that_leaves() -> None:
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("weight 10.0.0.1 5", ("10.0.0.1", None, 5, False)),
+        ("weight 10.0.0.1 --pool p 5", ("10.0.0.1", "p", 5, False)),
+        ("weight --pool p 10.0.0.1 --json 5", ("10.0.0.1", "p", 5, True)),
+        ("weight 10.0.0.1 5 --pool p", ("10.0.0.1", "p", 5, False)),
+        ("weight 5 --pool p", (None, "p", 5, False)),
+        ("weight --pool p 5", (None, "p", 5, False)),
+    ],
+)
+def test_options_may_stand_anywhere(words: str, expected: tuple[object, ...]) -> None:
+    args = _parser(with_demo=False).parse_args(words.split())
+    assert (args.backend, args.pool, args.weight, args.json) == expected
+
+
+def test_a_file_before_the_time() -> None:
+    args = _parser(with_demo=False).parse_args(["who", "10.0.0.1:80", "--log", "f", "1700000000"])
+    assert (args.source, args.log, args.time) == ("10.0.0.1:80", ["f"], 1700000000.0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["drain", "--pool", "p", ""],
+        ["maint", "", "--pool", "p"],
+        ["weight", "", "5", "--pool", "p"],
+        ["kick", "--pool", "p", "--client", ""],
+        ["kick", "10.0.0.1", "--pool", ""],
+    ],
+)
+def test_an_empty_word_does_not_mean_all(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*words, "--socket", "/nonexistent"])
+    assert exit_.value.code == 2
+    assert "it is empty; leave it out to mean all" in capsys.readouterr().err
 
 
 def test_help_names_the_commands() -> None:

@@ -113,6 +113,28 @@ def test_the_dashboards_queries_are_valid(tmp_path: Path) -> None:
     assert f"{len(rules)} rules found" in promtool("check", "rules", file)
 
 
+def test_a_backend_of_two_pools_has_its_health_in_each(tmp_path: Path) -> None:
+    (expr,) = [expr for where, expr in expressions() if where == "Health A"]
+    now = {"one": "down", "two": "not_ready"}
+    series = [
+        {
+            "series": f'lbproxy_backend_health{{job="j",instance="a",pool="{pool}",backend="b",health="{health}"}}',
+            "values": f"{int(now[pool] == health)}x2",
+        }
+        for pool in now
+        for health in ("up", "not_ready", "down")
+    ]
+    expected = [
+        {"labels": f'{{instance="a",pool="{pool}",backend="b"}}', "value": value}
+        for pool, value in (("one", 1), ("two", 2))
+    ]
+    query = {"expr": plain(expr), "eval_time": "1m", "exp_samples": expected}
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": [query]}
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
+    promtool("test", "rules", file)
+
+
 def test_the_dashboard_is_whole() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     assert dashboard["schemaVersion"] >= 38, "Grafana 10"

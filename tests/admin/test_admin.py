@@ -274,7 +274,9 @@ async def test_long_streams_leases_and_retries_are_shown(view: Fixed) -> None:
     view.stats.streams = {"masters": [{"watch": streams[0]}, {"exec": streams[1]}]}
     view.stats.pools["masters"][0].long_streams = 3
     view.stats.pools["masters"][0].retry("stale")
-    view.stats.leases.add(LeaseReport([LeaseView("kube-system/x", 1.0, 2.0, 7.0)], 1, 3, 9.0, [0, 1, 0, 1, 0, 0, 0, 0]))
+    view.stats.leases.add(
+        LeaseReport([LeaseView("kube-system/kube-scheduler", 1.0, 2.0, 7.0)], 1, 3, 9.0, [0, 1, 0, 1, 0, 0, 0, 0])
+    )
     page = await status(view)
     pool = page["pools"][0]
     assert pool["fail_open"] is True
@@ -282,7 +284,9 @@ async def test_long_streams_leases_and_retries_are_shown(view: Fixed) -> None:
         "watch": {"count": 3, "oldest_s": 7200.0, "ages": {"under_1m": 1, "under_10m": 1, "under_60m": 0, "older": 1}}
     }
     assert pool["backends"][0]["retries"] == {"stale": 1}
-    assert page["leases"]["shown"] == [{"name": "kube-system/x", "since_s": 1.0, "gap_s": 2.0, "longest_gap_s": 7.0}]
+    assert page["leases"]["shown"] == [
+        {"name": "kube-system/kube-scheduler", "since_s": 1.0, "gap_s": 2.0, "longest_gap_s": 7.0}
+    ]
     text = (await metrics(view)).decode()
     for line in (
         'lbproxy_backend_streams{backend="10.0.1.10:6443",kind="watch",pool="masters"} 3.0',
@@ -295,6 +299,7 @@ async def test_long_streams_leases_and_retries_are_shown(view: Fixed) -> None:
         "lbproxy_lease_renewal_gap_seconds_sum 9.0",
         "lbproxy_leases 1.0",
         'lbproxy_lease_waiting_seconds{group="leaders"} 1.0',
+        'lbproxy_leader_waiting_seconds{lease="kube-system/kube-scheduler"} 1.0',
     ):
         assert line in text, line
 

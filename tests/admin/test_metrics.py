@@ -35,7 +35,7 @@ def view() -> Fixed:
 def with_everything(view: Fixed) -> None:
     """Something of each kind has happened, and every optional series is there."""
     view.stats.streams = {"masters": [{"watch": StreamStats(1, [1, 0, 0, 0], 5.0)}, {}]}
-    view.stats.leases.add(LeaseReport([LeaseView("kube-system/x", 1.0, 2.0, 7.0)], 1))
+    view.stats.leases.add(LeaseReport([LeaseView("kube-system/kube-scheduler", 1.0, 2.0, 7.0)], 1))
     stats = view.stats.pools["masters"][0]
     stats.retry("dial")
     stats.end("CD")

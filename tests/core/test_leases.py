@@ -39,13 +39,22 @@ def test_leaders_come_first_and_then_who_has_waited_longest() -> None:
 def test_of_each_group_one_is_shown() -> None:
     leases = Leases()
     for number in range(100):
-        leases.renewed(f"kube-system/leader-{number}", float(number))
+        leases.renewed(f"kube-system/add-on-{number}", float(number))
     leases.renewed(f"{NODES}new", 99.0)
     leases.renewed(f"{NODES}old", 50.0)
     report = leases.report(100.0)
     report.trim()
     assert [view.name for view in report.shown][SHOWN:] == [f"{NODES}old"]
-    assert report.waits() == {"leaders": 100.0, "nodes": 50.0}
+    assert report.waits() == {"others": 100.0, "nodes": 50.0}
+
+
+def test_leaders_are_those_of_the_control_plane() -> None:
+    leases = Leases()
+    for second, name in enumerate(("kube-controller-manager", "kube-scheduler", "snapshot-controller-leader")):
+        leases.renewed(f"kube-system/{name}", float(second))
+    report = leases.report(5.0)
+    assert report.waits() == {"leaders": 5.0, "others": 3.0}
+    assert report.leaders() == {"kube-system/kube-controller-manager": 5.0, "kube-system/kube-scheduler": 4.0}
 
 
 @pytest.mark.parametrize(("gap", "memory"), [(2.0, 300.0), (10.0, 300.0), (60.0, 600.0), (299.0, 2990.0)])

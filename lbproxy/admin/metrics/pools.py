@@ -79,6 +79,12 @@ def pools(scrape: Scrape) -> Iterator[Metric]:
         ["group"],
         (([group], seconds) for group, seconds in leases.waits().items()),
     )
+    yield gauges(
+        "lbproxy_leader_waiting_seconds",
+        "Time since the last renewal of a leader's lease.",
+        ["lease"],
+        (([lease], seconds) for lease, seconds in leases.leaders().items()),
+    )
     yield gauges("lbproxy_leases", "Leases seen being renewed.", [], [([], leases.known)])
 
 

@@ -29,14 +29,22 @@ log = logging.getLogger(__name__)
 
 
 class Ending:
-    """One worker's. `listeners` are all that there are, and `shutdown` is lb.yaml's, at any time."""
+    """One worker's. `listeners` are all that there are, and `shutdown` is lb.yaml's, at any time.
+
+    `listener_of` finds, or makes, the one of a connection that comes from elsewhere.
+    """
 
     def __init__(
-        self, reactor: Reactor, listeners: Callable[[], list[Listener]], shutdown: Callable[[], Shutdown]
+        self,
+        reactor: Reactor,
+        listeners: Callable[[], list[Listener]],
+        listener_of: Callable[[State], Listener],
+        shutdown: Callable[[], Shutdown],
     ) -> None:
         self.draining = False
         self._reactor = reactor
         self._listeners = listeners
+        self._listener_of = listener_of
         self._shutdown = shutdown
         self._grace = trio.CancelScope()  # the time that connections have to end, once draining
         self._handover: Handover | None = None
@@ -52,7 +60,9 @@ class Ending:
         if self._handover is not None:
             channel.close()
             return
-        self._handover = handover = Handover(channel, self._reactor, self._listeners, self._expects_more)
+        self._handover = handover = Handover(
+            channel, self._reactor, self._listeners, self._listener_of, self._expects_more
+        )
         left = self._shutdown().drain  # if the successor goes away
         try:
             await handover.wait_for_hello()
@@ -73,12 +83,12 @@ class Ending:
     def _expects_more(self) -> bool:
         return self._taking_over > 0
 
-    async def take_over(self, channel: socket.socket, listener_of: Callable[[State], Listener]) -> int:
+    async def take_over(self, channel: socket.socket) -> int:
         """Go on with everything that a predecessor has; how many connections that are."""
         count = 0
         self._taking_over += 1
         try:
-            async for _ in take_over(channel, listener_of, self._reactor):
+            async for _ in take_over(channel, self._listener_of, self._reactor):
                 count += 1
         except HandoverError as error:
             log.warning("connections could not be taken over: %s", error)
@@ -104,7 +114,7 @@ class Ending:
         leave = TakingLeave(self._reactor, min(self._shutdown().spread, left), random.uniform)
         look_at = 0.0
         with self._grace:
-            while any(listener.connections for listener in self._listeners()):
+            while self._on_the_way() or any(listener.connections for listener in self._listeners()):
                 if trio.current_time() >= look_at:
                     look_at = trio.current_time() + FAREWELL_INTERVAL
                     self._reactor.refresh()
@@ -112,6 +122,10 @@ class Ending:
                 await trio.sleep(LOOK)
         self.close_connections()
         scope.cancel()
+
+    def _on_the_way(self) -> bool:
+        """Whether there may be connections that no listener has: taken out and not sent yet, or still to come in."""
+        return self._expects_more() or (self._handover is not None and self._handover.under_way)
 
     def close_connections(self) -> None:
         """All that are left, now."""

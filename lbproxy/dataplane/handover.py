@@ -22,6 +22,7 @@ from lbproxy.core.handover import HEADER, MAX_FRAME, hello, pack, unpack
 from lbproxy.dataplane.listener import Connection, Listener
 from lbproxy.dataplane.moving import Moved, State, as_socket, put_in, take_out
 from lbproxy.dataplane.reactor import Reactor
+from lbproxy.dataplane.sockets import reset_on_close
 
 LOOK_AGAIN = 0.02  # seconds until those that could not move are asked again
 AT_ONCE = 50  # connections that are taken out before others get a turn
@@ -36,22 +37,28 @@ class HandoverError(Exception):
 
 
 class Handover:
-    """This worker's side while it leaves. `moved` counts what has gone over; `begun`: no more is accepted here."""
+    """This worker's side while it leaves.
+
+    `moved` counts what has gone over; `begun`: no more is accepted here; `under_way`: begun, and not stopped yet.
+    """
 
     def __init__(
         self,
         channel: socket.socket,
         reactor: Reactor,
         listeners: Callable[[], Iterable[Listener]],
+        listener_of: Callable[[State], Listener],
         expects_more: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`expects_more`: somebody hands over to this worker."""
+        """`listener_of` is where a connection goes that comes back; `expects_more`: somebody hands over to us."""
         channel.setblocking(False)
         self.moved = 0
         self.begun = False
+        self.under_way = False
         self._channel = trio.socket.from_stdlib_socket(channel)
         self._reactor = reactor
         self._listeners = listeners
+        self._listener_of = listener_of
         self._expects_more = expects_more
         self._ready: deque[Moved] = deque()  # taken out when they came to an end of an exchange
         self._wake = trio.Event()
@@ -64,8 +71,8 @@ class Handover:
             raise HandoverError(f"the successor says {said!r}, not {expected!r}")
 
     async def run(self) -> None:
-        """Hand over until nothing is left. Raises HandoverError, and what had been taken out is back then."""
-        self.begun = True
+        """Hand over until nothing is left. Raises HandoverError."""
+        self.begun = self.under_way = True
         for listener in self._listeners():
             listener.close(listener.addresses)
         while any(listener.connections for listener in self._listeners()) or self._ready or self._expects_more():
@@ -82,10 +89,20 @@ class Handover:
             await self._send({}, [])
 
     def stop(self) -> None:
-        """No more of it: connections go on here."""
+        """No more of it: connections go on here, and what had been taken out and not sent is back.
+
+        If they have no time left they end as all others do, and not by this process's end: that would be a FIN, and
+        make of half an answer a whole one.
+        """
         for listener in self._listeners():
             listener.on_between_requests = None
         self._channel.close()
+        self._reactor.refresh()
+        for state, sockets in self._ready:
+            _adopt(state, sockets, self._listener_of)
+        self._ready.clear()
+        self._reactor.settle()
+        self.under_way = False
 
     def _take(self, connection: Connection) -> None:
         moved = take_out(connection)
@@ -100,7 +117,6 @@ class Handover:
             try:
                 await self._send(state, sockets)
             except OSError as error:
-                self._put_back()
                 raise HandoverError(f"the successor has gone: {error}") from error
             self._ready.popleft()
             self.moved += 1
@@ -116,13 +132,6 @@ class Handover:
         view = memoryview(body)
         while view:
             view = view[await self._channel.send(view) :]
-
-    def _put_back(self) -> None:
-        known = {_identity(listener): listener for listener in self._listeners()}
-        for state, sockets in self._ready:
-            put_in(known[tuple(state["listener"])], state, sockets)
-        self._ready.clear()
-        self._reactor.settle()
 
 
 async def take_over(
@@ -152,15 +161,12 @@ def _adopt(state: State, sockets: list[SocketType], listener_of: Callable[[State
     except (KeyError, ValueError, TypeError) as error:
         log.warning("a connection could not be taken over, and is closed: %s", error)
         for sock in sockets:
+            reset_on_close(sock)
             sock.close()
         return False
     if listener.draining:
         connection.drain()
     return True
-
-
-def _identity(listener: Listener) -> tuple[str, str, str]:
-    return listener.config.name, listener.config.mode.value, listener.config.pool
 
 
 async def _receive(stream: trio.socket.SocketType) -> tuple[State, list[SocketType]]:

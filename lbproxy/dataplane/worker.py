@@ -64,7 +64,7 @@ class Worker:
         self._board: board.Board | None = None
         self._balances: list[Balance] = []
         self._leaving = Leaving(self._reactor, self._all_listeners, random.uniform)
-        self._ending = Ending(self._reactor, self._all_listeners, lambda: self._config.shutdown)
+        self._ending = Ending(self._reactor, self._all_listeners, self._listener_of, lambda: self._config.shutdown)
         self._adopt(configure.place)
         for known in configure.health:
             self._take_health(known)
@@ -274,7 +274,7 @@ class Worker:
 
     async def _take_over(self, channel: socket.socket) -> None:
         """Go on with everything that a predecessor has."""
-        count = await self._ending.take_over(channel, self._listener_of)
+        count = await self._ending.take_over(channel)
         self._reactor.refresh()
         for pool in dict.fromkeys([*self._pools.values(), *(one.pool for one in self._retired)]):
             for peer in pool.peers_and_former:  # what was on its way out there is so here

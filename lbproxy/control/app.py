@@ -32,7 +32,8 @@ from lbproxy.control.reload import ReloadResult, differences
 from lbproxy.control.runtime_state import RuntimeState
 from lbproxy.control.service_manager import ServiceManager
 from lbproxy.control.supervisor import Supervisor, WorkerStartError
-from lbproxy.control.upgrade import Estate, Upgrade, UpgradeResult
+from lbproxy.control.upgrade import Estate
+from lbproxy.control.upgrader import Upgrade, UpgradeResult
 from lbproxy.core import messages
 from lbproxy.core.config import BackendState, Config, Log, Pool
 from lbproxy.core.histogram import Histogram

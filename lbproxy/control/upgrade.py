@@ -18,72 +18,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn
 
-import trio
-
 from lbproxy import __version__
-from lbproxy.admin.log import EventLog, Output
 from lbproxy.control.config_problem import Loaded
-from lbproxy.control.predecessor import Bequest
-from lbproxy.control.service_manager import ServiceManager
 from lbproxy.core.handover import FORMAT, pack, unpack
 
 ENVIRONMENT = "LBPROXY_UPGRADE"  # the descriptor that the estate can be read from
 CHECK_TIMEOUT = 30.0  # seconds
-FLUSH_TIME = 1.0  # seconds for what is still to be logged
 
 Estate = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class UpgradeResult:
-    """Which version is installed, and why it cannot take over, or ""."""
-
-    version: str
-    problem: str
-
-
-class Upgrade:
-    """The way there. `error` is why the last one came to nothing."""
-
-    def __init__(self, log: EventLog, output: Output, service: ServiceManager) -> None:
-        self.error: str | None = None
-        self._log = log
-        self._output = output
-        self._service = service
-
-    async def ask(self, who: str, config: str, refusal: str) -> UpgradeResult:
-        """Can it be? `refusal` is why it cannot, as far as that is known already; `config` is what is in force."""
-        if refusal:
-            result = UpgradeResult("", refusal)
-        else:
-            result = UpgradeResult(*await trio.to_thread.run_sync(ask_successor, config))
-        self.error = result.problem or None
-        if result.problem:
-            self._log.error("upgrade_failed", f"upgrade refused, asked for by {who}: {result.problem}")
-        else:
-            self._log.info("upgrade", f"upgrading from {__version__} to {result.version}, asked for by {who}")
-        return result
-
-    def go(self, estate: Estate, workers: Sequence[Bequest]) -> None:
-        """Become the installed version. That it returns means that it could not be executed."""
-        fds = [*estate["fds"], *(fd for worker in workers for fd in worker.fds)]
-        self._service.reloading()
-        estate |= {
-            "workers": [(worker.pid, *worker.fds) for worker in workers],
-            "fds": fds,
-            "log_is_cut": not self._output.flush(FLUSH_TIME),  # within a line, perhaps
-        }
-        try:
-            become_successor(estate, fds, {**os.environ, **self._service.environment})
-        except OSError as error:
-            self.error = f"the installed version could not be executed: {error}"
-            self._log.error("upgrade_failed", self.error)
-            self._service.ready()
-            for worker in workers:
-                os.close(worker.taker)
 
 
 def ask_successor(config: str) -> tuple[str, str]:

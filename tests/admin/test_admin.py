@@ -21,7 +21,7 @@ from lbproxy.admin.status import status
 from lbproxy.admin.view import BackendView, WorkerView
 from lbproxy.control.configfile import loads
 from lbproxy.control.reload import ReloadResult
-from lbproxy.control.upgrade import UpgradeResult
+from lbproxy.control.upgrader import UpgradeResult
 from lbproxy.control.worker_log import line_pump
 from lbproxy.core.config import BackendState, Config
 from lbproxy.core.health import CheckReport, CheckResult, CheckTimes, Health, Verdict

@@ -63,8 +63,8 @@ export class Backend {
     this.active = new Measured("active", "Open");
     this.streams = new Measured("streams", "Long streams");
     this.button = el("button", { type: "button", "aria-expanded": "false", "aria-controls": `details-${made}` });
-    const state = el("span", { class: "state" }, this.word, " ", this.since);
-    const name = el("span", { class: "name" }, this.address, " ", state, " ", this.tags);
+    const state = el("span", { class: "state" }, this.word, this.since);
+    const name = el("span", { class: "name" }, this.address, " ", state, this.tags);
     const row = el(
       "tr",
       { role: "row", class: "backend" },
@@ -98,8 +98,9 @@ export class Backend {
     this.glyph.show(kind);
     say(this.address, backend.address);
     say(this.word, word);
-    say(this.since, since(backend, page.now));
-    say(this.tags, tags(backend).join(" · "));
+    // The spaces are theirs: one between two nodes, of which the second was empty, Chromium may leave out of the name.
+    say(this.since, ` ${since(backend, page.now)}`);
+    say(this.tags, ` ${tags(backend).join(" · ")}`);
     say(this.why, explanation(backend, pool, page.now));
     put(this.button, "aria-label", `Details of ${backend.address}`);
     this.strip.draw(backend.checks, checks(backend.checks));

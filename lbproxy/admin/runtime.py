@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
@@ -61,11 +62,14 @@ class Actions(View, Protocol):
     async def upgrade(self, who: str) -> Upgrading:
         """Become the version that is installed."""
 
+    def settled(self) -> AbstractAsyncContextManager[object]:
+        """For as long as this lasts nothing else changes the configuration. Waits for a reload that goes on."""
+
     async def set_state(self, pool: str, addresses: Sequence[str], state: BackendState, who: str) -> None:
-        """Set what the operator says of these backends."""
+        """Set what the operator says of these backends. Within settled(), as they must be there."""
 
     async def set_weight(self, pool: str, addresses: Sequence[str], weight: int, who: str) -> None:
-        """Set these backends' weight."""
+        """Set these backends' weight. Within settled(), too."""
 
     async def find(self, wanted: Find, who: str) -> Found:
         """Client connections, ended if that is wanted."""
@@ -82,8 +86,6 @@ class VerbError(Exception):
 async def perform(actions: Actions, verb: str, body: bytes, who: str) -> dict[str, Any]:
     """Do what is asked for. Raises VerbError."""
     asked = _fields(body)
-    if actions.draining and verb in ("/state", "/weight"):
-        raise VerbError(409, "lbproxy is shutting down")
     match verb:
         case "/reload":
             result = await actions.reload()
@@ -95,20 +97,11 @@ async def perform(actions: Actions, verb: str, body: bytes, who: str) -> dict[st
             if upgrading.problem:
                 raise VerbError(409, upgrading.problem)
             return {"version": upgrading.version}
-        case "/state":
-            pool, addresses = which_ones(actions, asked)
-            state = _state(asked.get("state"))
-            await actions.set_state(pool, addresses, state, who)
-            return {"pool": pool, "backends": addresses, "state": state.value, "ready": _ready(actions, pool)}
-        case "/weight":
-            pool, addresses = which_ones(actions, asked)
-            weight = asked.get("weight")
-            if type(weight) is not int or not 1 <= weight <= MOST_WEIGHT:
-                raise VerbError(
-                    400, f"a weight is a whole number from 1 to {MOST_WEIGHT}; to give it nothing, drain it"
-                )
-            await actions.set_weight(pool, addresses, weight, who)
-            return {"pool": pool, "backends": addresses, "weight": weight}
+        case "/state" | "/weight":
+            async with actions.settled():
+                if actions.draining:
+                    raise VerbError(409, "lbproxy is shutting down")
+                return await _set(actions, verb, asked, who)
         case "/kick":
             wanted = find_fields(actions, asked)
             if not (wanted.backend or wanted.client or wanted.pool):
@@ -116,6 +109,19 @@ async def perform(actions: Actions, verb: str, body: bytes, who: str) -> dict[st
             found = await actions.find(replace(wanted, end=True), who)
             return {"ended": found.count}
     raise VerbError(404, "no such verb; there are: /reload, /upgrade, /state, /weight, /kick")
+
+
+async def _set(actions: Actions, verb: str, asked: Mapping[str, Any], who: str) -> dict[str, Any]:
+    pool, addresses = which_ones(actions, asked)
+    if verb == "/state":
+        state = _state(asked.get("state"))
+        await actions.set_state(pool, addresses, state, who)
+        return {"pool": pool, "backends": addresses, "state": state.value, "ready": _ready(actions, pool)}
+    weight = asked.get("weight")
+    if type(weight) is not int or not 1 <= weight <= MOST_WEIGHT:
+        raise VerbError(400, f"a weight is a whole number from 1 to {MOST_WEIGHT}; to give it nothing, drain it")
+    await actions.set_weight(pool, addresses, weight, who)
+    return {"pool": pool, "backends": addresses, "weight": weight}
 
 
 async def connections(actions: Actions, asked: Mapping[str, str]) -> dict[str, Any]:

@@ -284,6 +284,9 @@ class ControlPlane:
     def is_set_at_runtime(self, pool: str, address: str) -> bool:
         return self._runtime_state.is_set(pool, address)
 
+    def settled(self) -> trio.Lock:
+        return self._reloading
+
     async def set_state(self, pool: str, addresses: Sequence[str], state: BackendState, who: str) -> None:
         for address in addresses:
             self._runtime_state.set_state(pool, address, state)
@@ -295,12 +298,9 @@ class ControlPlane:
         await self._overlay("weight", f"{_backends(addresses)} of pool {pool} set to weight {weight} by {who}")
 
     async def _overlay(self, event: str, text: str) -> None:
-        async with self._reloading:
-            self._log.info(event, text)
-            if self.draining:  # refused before, unless it has begun since
-                return
-            self._apply(self._runtime_state.apply(self._loaded))
-            await self._supervisor.taken_on()
+        self._log.info(event, text)
+        self._apply(self._runtime_state.apply(self._loaded))
+        await self._supervisor.taken_on()
 
     async def find(self, wanted: messages.Find, who: str) -> messages.Found:
         found = await self._supervisor.find(wanted)

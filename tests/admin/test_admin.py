@@ -209,6 +209,9 @@ class Slow(Fixed):
     async def upgrade(self, who: str) -> UpgradeResult:
         raise NotImplementedError
 
+    def settled(self) -> trio.Lock:
+        return trio.Lock()
+
     async def set_state(self, pool: str, addresses: Sequence[str], state: BackendState, who: str) -> None:
         raise NotImplementedError
 

@@ -97,6 +97,11 @@ class Peer:
         return self.state is BackendState.READY and self.health is Health.NOT_READY
 
     @property
+    def lost(self) -> bool:
+        """Dead, or taken away by the operator: what is under way there is not waited for."""
+        return not self.removed and (self.health is Health.DOWN or self.state is BackendState.MAINT)
+
+    @property
     def removed(self) -> bool:
         """Not a member of the pool any more: what it serves still counts, and nothing new comes."""
         return self.index < 0

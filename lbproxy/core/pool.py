@@ -101,15 +101,17 @@ class Pool:
         return [*self.peers, *self._former.values()]
 
     @property
-    def candidates(self) -> list[Peer]:
-        """Whom a walk may find: who is usable, and behind them, if the pool tries them, who is alive and not ready."""
-        tries = self.fail_open or self.config.all_down is AllDown.TRY
-        return [one for one in self.peers if one.usable or (tries and one.alive)]
+    def tries_unready(self) -> bool:
+        """Whether a walk that has found nobody else ends with who is alive and not ready."""
+        return self.fail_open or self.config.all_down is AllDown.TRY
 
     @property
     def in_use(self) -> list[Peer]:
-        """Who is given traffic now: the usable, or all candidates if there are none."""
-        return [peer for peer in self.peers if peer.usable] or self.candidates
+        """Who is given traffic now: the usable, or if there are none, and the pool tries them, who is alive."""
+        usable = [peer for peer in self.peers if peer.usable]
+        if usable or not self.tries_unready:
+            return usable
+        return [peer for peer in self.peers if peer.alive]
 
     def named(self, address: str) -> Peer:
         """The peer of an address. A process before this one may have had it when the configuration did."""
@@ -280,6 +282,16 @@ class Selection:
             peer.checked = now
         return peer
 
+    def another(self, now: int, *, well: bool = True) -> bool:
+        """Whether pick() would find somebody once the last one has been given back: `well`, or at least alive."""
+        pool = self.pool
+        if self.tries <= 1:
+            return False
+        left = pool.peers if self.tier is not pool.backup else pool.backup.peers
+        if any(one.eligible(self.tried, now) for one in left):
+            return True
+        return not well and pool.tries_unready and self._last_resort() is not None
+
     def take(self, peer: Peer) -> None:
         """As pick(), of a given peer: the walk begins with it."""
         self.pool.rewind()
@@ -334,7 +346,7 @@ class Selection:
             peer = self.pool.picker.pick(self, now)
             if peer is not None:
                 return peer
-        return self._last_resort() if self.pool.config.all_down is AllDown.TRY or self.pool.fail_open else None
+        return self._last_resort() if self.pool.tries_unready else None
 
     def _last_resort(self) -> Peer | None:
         """Nobody is eligible: somebody alive, who is ready rather than not, and the least recently blamed first."""

@@ -168,9 +168,7 @@ class Dial:
             self._reactor.timers.brief.discard(self)
             self._sock = None
             peer.stats.dialled("ok", self._reactor.timers.now - self._started)
-            if self._was_usable and not peer.usable and any(other.usable for other in self.selection.pool.peers):
-                # The verdict came while this was under way, so nobody had this connection leave; and the kernel of a
-                # stopped process answers. Nothing has been sent: another one is asked.
+            if not peer.usable and self._is_to_be_left(peer):
                 self._reactor.close(sock)
                 self.selection.release(peer)
                 self.start()
@@ -202,6 +200,17 @@ class Dial:
         if before is not None and peer is not None:
             before.stats.retry("dial")
         return peer
+
+    def _is_to_be_left(self, peer: Peer) -> bool:
+        """A verdict came while the connection was made, and nothing has been sent: is another one to be asked?
+
+        Nobody has had it leave, since it did not stand yet, and the kernel of a stopped process answers. The dead are
+        not used even if there is nobody else. Who is only not ready is better than a refusal.
+        """
+        if peer.lost:
+            return True
+        reactor = self._reactor
+        return self._was_usable and reactor.timers.now < self._give_up_at and self.selection.another(reactor.second)
 
     def _failed(self, termination: Termination, reason: str) -> None:
         self.deadline = NEVER

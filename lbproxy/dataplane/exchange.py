@@ -188,7 +188,7 @@ class Exchange(WatchFailover):
             return False
         if peer is None or selection is None or backend is None:
             return False
-        if selection.tries <= 1 or all(selection.tried & one.bit for one in self.listener.pool.candidates):
+        if not selection.another(self.listener.reactor.second, well=False):
             return False
         self._retried = True
         self._count_answer(peer, head.status)
@@ -197,11 +197,6 @@ class Exchange(WatchFailover):
         self._leave(peer, selection)
         self.choose(selection)
         return True
-
-    def _another_is_left(self, selection: Selection) -> bool:
-        """Whether there is somebody as good whom this walk has not tried, and may."""
-        tried = selection.tried
-        return selection.tries > 1 and any(not tried & one.bit for one in self.listener.pool.in_use)
 
     def _leave(self, peer: Peer, selection: Selection) -> None:
         """Give a backend back that has not answered, without blaming it."""
@@ -302,7 +297,7 @@ class Exchange(WatchFailover):
         if not stale or peer.health is Health.DOWN:
             self._blame("the connection broke before an answer")
             self.choose(selection)
-        elif self._another_is_left(selection):
+        elif selection.another(self.listener.reactor.second, well=peer.usable):
             self._leave(peer, selection)
             self.choose(selection)
         else:

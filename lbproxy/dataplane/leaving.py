@@ -48,15 +48,28 @@ class Refuge(IntEnum):
 
 
 class Exodus:
-    """All that leaves one backend which is not ready. Once `over`, nobody goes on its account."""
+    """All that leaves one backend which is not ready. Once `over`, nobody goes on its account.
 
-    __slots__ = ("end", "over", "peer", "timers")
+    Who comes later has no turn of its own: a connection that was being made, and is kept for want of another backend.
+    So there is a last look at `dependants` when everybody else has had to go.
+    """
 
-    def __init__(self, peer: Peer, reactor: Reactor, end: float) -> None:
+    __slots__ = ("_dependants", "deadline", "end", "filed", "over", "peer", "timers")
+
+    def __init__(
+        self, peer: Peer, reactor: Reactor, end: float, dependants: Callable[[], Iterable[Connection]]
+    ) -> None:
         self.peer = peer
         self.timers = reactor.timers
         self.end = end  # who is still there then is closed
         self.over = False
+        self.deadline = NEVER
+        self.filed = UNFILED
+        self._dependants = dependants
+
+    def on_timeout(self) -> None:
+        for connection in list(self._dependants()):
+            Departure(self, connection).on_timeout()
 
 
 class Cut:
@@ -155,7 +168,7 @@ class Leaving:
 
     def part_from(self, pool: Pool, peer: Peer) -> None:
         """Have its connections leave a backend in the way that its state asks for."""
-        if not peer.removed and (peer.health is Health.DOWN or peer.state is BackendState.MAINT):
+        if peer.lost:
             self.cut_off(pool, peer)
         elif not peer.usable:
             self.empty(pool, peer)
@@ -188,7 +201,10 @@ class Leaving:
         if peer.state is BackendState.READY and not _others(pool, peer):
             return 0
         timeout, timers = pool.config.drain_timeout, self._reactor.timers
-        self._exodus[peer] = exodus = Exodus(peer, self._reactor, timers.now + timeout if timeout else NEVER)
+        end = timers.now + timeout if timeout else NEVER
+        self._exodus[peer] = exodus = Exodus(peer, self._reactor, end, lambda: self._dependants(pool, peer))
+        if timeout:
+            timers.arm(exodus, timeout + pool.config.close_spread + AGAIN)
         leaving = list(self._dependants(pool, peer))
         spread = self._spread(pool, leaving)
         for connection in leaving:

@@ -90,7 +90,8 @@ class WatchFailover(RequestBody):
         lost = 0
         if not watch.resuming and not watch.body.stream.refused:
             selection.restart(selection.key)
-            if peer is not None and gone and any(one.usable and one is not peer for one in self.listener.pool.peers):
+            now, peers = self.listener.reactor.second, self.listener.pool.peers
+            if peer is not None and gone and any(one.eligible(peer.bit, now) for one in peers):
                 selection.tried = lost = peer.bit
         watch.resuming = True  # else the walk goes on: who has refused once is not asked again
         if backend is not None:

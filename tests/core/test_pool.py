@@ -84,8 +84,12 @@ def test_whatever_happens(pool: Pool, steps: list[tuple[str, int]]) -> None:
                 selection.succeed(peer, now)
                 selection.release(peer)
             else:
+                well, anybody = selection.another(now), selection.another(now, well=False)
                 selection.fail(peer, now)
+                before = len(held)
                 _pick(pool, selection, held, seen, now)
+                assert anybody is (len(held) > before)
+                assert not well or held[-1][1].usable
         elif step == "health":
             health = list(Health)[number % 4]
             pool.set_health(number % len(pool.peers), health, clear_failures=health is Health.UP)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from socket import SocketType
 
 import pytest
 import trio
 
 from lbproxy.core import messages
-from lbproxy.core.config import Address, AllDown, OnDead, TcpSide
+from lbproxy.core.config import Address, AllDown, OnDead, Retry, TcpSide
 from lbproxy.core.health import Health
 from lbproxy.dataplane.client import HttpConnection
 from tests.dataplane.harness import Balancer, Lab, read_all, read_exactly, read_head
@@ -185,28 +186,70 @@ async def test_a_request_whose_answer_has_begun_is_not_sent_again(lab: Lab) -> N
     assert len(masters.targets) == 1
 
 
+def judge_meanwhile(lb: Balancer, backend: int, health: Health) -> None:
+    """Have the verdict on a backend come whenever a connection to it is being made."""
+    dialer = lb.worker._listeners[0].dialer
+    connect = dialer.connect
+
+    def judged(address: Address, side: TcpSide) -> SocketType:
+        if address == lb.worker._pools["p"].peers[backend].address:
+            found(lb, backend, health)
+        return connect(address, side)
+
+    dialer.connect = judged
+
+
+async def well(stream: trio.SocketStream) -> None:
+    while await next_head(stream):
+        await stream.send_all(OK)
+
+
 @pytest.mark.parametrize("health", [Health.DOWN, Health.NOT_READY])
 @pytest.mark.parametrize("mode", ["tcp", "http"])
 async def test_the_verdict_comes_while_a_connection_is_made(lab: Lab, mode: str, health: Health) -> None:
     """The kernel of a stopped process completes it, and whatever is sent there waits for good."""
 
-    async def echo(stream: trio.SocketStream) -> None:
-        while await next_head(stream):
-            await stream.send_all(OK)
-
-    lb = await lab.balance(mode, await lab.backend(silent), await lab.backend(echo))
-    dialer = lb.worker._listeners[0].dialer
-    connect = dialer.connect
-
-    def judged_meanwhile(address: Address, side: TcpSide) -> SocketType:
-        found(lb, 0, health)
-        return connect(address, side)
-
-    dialer.connect = judged_meanwhile
+    lb = await lab.balance(mode, await lab.backend(silent), await lab.backend(well))
+    judge_meanwhile(lb, 0, health)
     async with await lb.connect() as client:
         await client.send_all(request("/", "Content-Length: 0", method="POST"))
         assert await read_exactly(client, len(OK)) == OK
         assert [backend.active for backend in lb.backends] == ([0, 1] if mode == "tcp" else [0, 0])
+
+
+@pytest.mark.parametrize("why", ["refused", "tries", "deadline"])
+@pytest.mark.parametrize("mode", ["tcp", "http"])
+async def test_who_is_not_ready_is_better_than_a_refusal(lab: Lab, mode: str, why: str) -> None:
+    """The other one has been tried in vain, or may not be tried any more."""
+    retry = Retry(tries=1) if why == "tries" else Retry(deadline=1e-9) if why == "deadline" else Retry()
+    other = lab.refusing() if why == "refused" else await lab.backend(silent)
+    order = (other, await lab.backend(well)) if why == "refused" else (await lab.backend(well), other)
+    lb = await lab.balance(mode, *order, retry=retry, drain_timeout=5.0, close_spread=0.0)
+    judge_meanwhile(lb, int(why == "refused"), Health.NOT_READY)
+    async with await lb.connect() as client:
+        await client.send_all(request("/", "Content-Length: 0", method="POST"))
+        assert await read_exactly(client, len(OK)) == OK
+        if mode == "tcp":
+            lb.advance(5.5)
+            assert lb.listener.active == 1
+            lb.advance(1.0)
+            with pytest.raises(trio.BrokenResourceError):
+                await read_all(client)
+            assert lb.listener.terminations["dD"] == 1
+
+
+@pytest.mark.parametrize("mode", ["tcp", "http"])
+async def test_who_has_died_is_not(lab: Lab, mode: str) -> None:
+    """It would not be dialled now, and a client that is told so asks again."""
+    lb = await lab.balance(mode, await lab.backend(well))
+    judge_meanwhile(lb, 0, Health.DOWN)
+    with socket.create_connection(("127.0.0.1", lb.port)) as client:
+        if mode == "http":
+            client.send(request())
+        await lb.until(lambda: lb.listener.terminations.get("PC") == 1)
+        if mode == "http":
+            assert client.recv(100).split()[1] == b"503"
+    assert lb.backends[0].active == 0
 
 
 async def test_a_body_is_cut_and_idle_connections_are_dropped(lab: Lab) -> None:
@@ -239,10 +282,6 @@ async def test_a_request_on_a_kept_connection_to_the_dead_goes_to_another(lab: L
             asked += 1
             if asked == 1:
                 await stream.send_all(OK)
-
-    async def well(stream: trio.SocketStream) -> None:
-        while await next_head(stream):
-            await stream.send_all(OK)
 
     lb = await lab.balance("http", await lab.backend(falls_silent), await lab.backend(well), close_spread=0.0)
     async with await lb.connect() as client:

@@ -23,22 +23,20 @@ from lbproxy.admin.log import EventLog, Output, Records
 from lbproxy.admin.server import AdminServer
 from lbproxy.admin.view import BackendView, WorkerView
 from lbproxy.control.config_problem import ConfigError, Loaded
-from lbproxy.control.config_process import load_apart
 from lbproxy.control.fd_limit import few_fds
 from lbproxy.control.listening import ListenError, ListeningSockets
 from lbproxy.control.pool_health import PoolHealth
 from lbproxy.control.predecessor import Bequest
-from lbproxy.control.reload import ReloadResult, differences
+from lbproxy.control.reload import ReloadResult, differences, load_meanwhile
 from lbproxy.control.runtime_state import RuntimeState
 from lbproxy.control.service_manager import ServiceManager
 from lbproxy.control.supervisor import Supervisor, WorkerStartError
-from lbproxy.control.upgrade import Estate
+from lbproxy.control.upgrade import SIGNALS, Estate
 from lbproxy.control.upgrader import Upgrade, UpgradeResult
 from lbproxy.core import messages
 from lbproxy.core.config import BackendState, Config, Log, Pool
 from lbproxy.core.histogram import Histogram
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STATUS_INTERVAL = 1.0  # seconds between two words to the service manager
 ANSWER_TIME = 0.2  # seconds
 
@@ -168,7 +166,7 @@ class ControlPlane:
 
     async def _reload(self) -> ReloadResult:
         try:
-            loaded = await trio.to_thread.run_sync(load_apart, self.config_path)
+            loaded = await load_meanwhile(self.config_path)
         except ConfigError as error:
             return ReloadResult(tuple(map(str, error.problems)))
         except (OSError, subprocess.SubprocessError) as error:

@@ -17,9 +17,18 @@ from lbproxy.control.config_problem import ConfigError, Loaded
 
 def load_apart(path: str, text: str | None = None) -> Loaded:
     """As configfile.load, or loads if there is a `text`. Raises ConfigError, and CalledProcessError if it dies."""
-    command = [sys.executable, "-m", "lbproxy.control.config_process", path, *([] if text is None else ["-"])]
-    done = subprocess.run(command, input=(text or "").encode(), stdout=subprocess.PIPE, check=True)
-    outcome = pickle.loads(done.stdout)
+    command = [*command_for(path), *([] if text is None else ["-"])]
+    return outcome_of(subprocess.run(command, input=(text or "").encode(), stdout=subprocess.PIPE, check=True).stdout)
+
+
+def command_for(path: str) -> list[str]:
+    """What reads a file and writes what came of it."""
+    return [sys.executable, "-m", "lbproxy.control.config_process", path]
+
+
+def outcome_of(written: bytes) -> Loaded:
+    """What it has written. Raises ConfigError."""
+    outcome = pickle.loads(written)
     if isinstance(outcome, Loaded):
         return outcome
     raise ConfigError(outcome)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
+import trio
+
+from lbproxy.control.config_problem import Loaded
+from lbproxy.control.config_process import command_for, outcome_of
 from lbproxy.core.config import Config, Listener, Pool
 
 
@@ -19,6 +24,17 @@ class ReloadResult:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+
+async def load_meanwhile(path: str) -> Loaded:
+    """As load_apart; when it is cancelled, the process that reads is killed: a stop does not wait for a file."""
+    done = await trio.run_process(command_for(path), stdin=subprocess.DEVNULL, capture_stdout=True, deliver_cancel=kill)
+    return outcome_of(done.stdout)
+
+
+async def kill(process: trio.Process) -> None:
+    """It has nothing to lose."""
+    process.kill()
 
 
 def differences(old: Config, new: Config) -> Iterator[str]:

@@ -15,7 +15,6 @@ import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,24 +25,15 @@ from lbproxy.control.config_problem import Loaded
 from lbproxy.core.handover import FORMAT, pack, unpack
 
 ENVIRONMENT = "LBPROXY_UPGRADE"  # the descriptor that the estate can be read from
-CHECK_TIMEOUT = 30.0  # seconds
+# What lbproxy obeys
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 Estate = dict[str, Any]
 
 
-def ask_successor(config: str) -> tuple[str, str]:
-    """The installed version, and what keeps it from taking over, or "". `config` is the text of an lb.yaml."""
-    command = [_python(), "-m", "lbproxy.control.upgrade"]
-    question = pack({"format": FORMAT, "config": config})
-    try:
-        done = subprocess.run(command, input=question, capture_output=True, timeout=CHECK_TIMEOUT, check=False)
-        answer = json.loads(done.stdout) if done.returncode == 0 else {}
-        return answer["version"], answer["problem"]
-    except (OSError, subprocess.SubprocessError) as error:
-        return "", str(error)
-    except (ValueError, KeyError):
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        return "", f"the installed lbproxy cannot take over: {last or f'exit status {done.returncode}'}"
+def successors_check(config: str) -> tuple[list[str], bytes]:
+    """What asks the installed version whether it can take over: a command, and what it reads."""
+    return [_python(), "-m", "lbproxy.control.upgrade"], pack({"format": FORMAT, "config": config})
 
 
 def become_successor(estate: Estate, fds: Sequence[int], environment: Mapping[str, str]) -> NoReturn:
@@ -56,16 +46,13 @@ def become_successor(estate: Estate, fds: Sequence[int], environment: Mapping[st
         for fd in (memory, *fds):
             os.set_inheritable(fd, True)
         # A signal that came before the successor handles it would end it: its default action is to.
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         os.execve(_python(), [_python(), *sys.orig_argv[1:]], {**environment, ENVIRONMENT: str(memory)})
     finally:  # still here
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         for fd in fds:
             os.set_inheritable(fd, False)
         os.close(memory)
-
-
-HELD_BACK = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
 
 def inherited_estate() -> Estate | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ import trio
 from lbproxy import __version__
 from lbproxy.admin.log import EventLog, Output
 from lbproxy.control.predecessor import Bequest
+from lbproxy.control.reload import kill
 from lbproxy.control.service_manager import ServiceManager
-from lbproxy.control.upgrade import Estate, ask_successor, become_successor
+from lbproxy.control.upgrade import Estate, become_successor, successors_check
 
+CHECK_TIMEOUT = 30.0  # seconds
 FLUSH_TIME = 1.0  # seconds for what is still to be logged
 
 
@@ -36,10 +39,7 @@ class Upgrade:
 
     async def ask(self, who: str, config: str, refusal: str) -> UpgradeResult:
         """Can it be? `refusal` is why it cannot, as far as that is known already; `config` is what is in force."""
-        if refusal:
-            result = UpgradeResult("", refusal)
-        else:
-            result = UpgradeResult(*await trio.to_thread.run_sync(ask_successor, config))
+        result = UpgradeResult(*(("", refusal) if refusal else await ask_successor(config)))
         self.error = result.problem or None
         if result.problem:
             self._log.error("upgrade_failed", f"upgrade refused, asked for by {who}: {result.problem}")
@@ -64,3 +64,27 @@ class Upgrade:
             self._service.ready()
             for worker in workers:
                 os.close(worker.taker)
+
+
+async def ask_successor(config: str) -> tuple[str, str]:
+    """The installed version, and what keeps it from taking over, or "". `config` is the text of an lb.yaml.
+
+    Whoever stops this process does not wait for the answer: the one that is asked is killed.
+    """
+    command, question = successors_check(config)
+    done = None
+    try:
+        with trio.move_on_after(CHECK_TIMEOUT):
+            done = await trio.run_process(
+                command, stdin=question, capture_stdout=True, capture_stderr=True, check=False, deliver_cancel=kill
+            )
+    except OSError as error:
+        return "", str(error)
+    if done is None:
+        return "", f"the installed lbproxy has not answered for {CHECK_TIMEOUT:g} s"
+    try:
+        answer = json.loads(done.stdout) if done.returncode == 0 else {}
+        return answer["version"], answer["problem"]
+    except (ValueError, KeyError):
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        return "", f"the installed lbproxy cannot take over: {last or f'exit status {done.returncode}'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import lbproxy as package
 from tests.e2e.process import PATIENCE, Lbproxy, free_port, lbproxy, wait_for
 from tests.e2e.test_reload import OK, Master
 
@@ -147,11 +149,47 @@ def test_a_worker_that_hangs_does_not_hold_up_the_end(tmp_path: Path, master: Ma
 
 def test_a_reload_that_comes_too_late_is_refused(tmp_path: Path, master: Master) -> None:
     """It reads lb.yaml in another process, and there is no socket left to listen on when it has."""
-    with lbproxy(tmp_path, config(free_port(), master)) as lb:
+    port = free_port()
+    with lbproxy(tmp_path, config(port, master, "tcp")) as lb, connect(port) as relay:  # which keeps the drain going
+        relay.sendall(GET)
+        assert relay.recv(100)
         file = tmp_path / "lb.yaml"
         file.write_text(file.read_text().replace("{type: http}", "{type: http, rise: 2}"))
         lb.process.send_signal(signal.SIGHUP)
         lb.process.send_signal(signal.SIGTERM)
-        assert lb.process.wait(PATIENCE) == 0
+        wait_for(lambda: bool(lb.events("reload_failed")))
+        assert lb.stop() == 0
         (refused,) = lb.events("reload_failed")
         assert "shutting down" in refused["msg"]
+
+
+@pytest.mark.parametrize(("number", "module"), [(signal.SIGHUP, "config_process"), (signal.SIGUSR2, "upgrade")])
+def test_a_stop_at_once_waits_for_nobody_who_is_asked(
+    tmp_path: Path, master: Master, number: signal.Signals, module: str
+) -> None:
+    """The process that reads lb.yaml, which is a pipe here that nobody writes; the installed version, which ponders."""
+    installed = None
+    if module == "upgrade":
+        installed = tmp_path / "installed"
+        shutil.copytree(Path(package.__file__).parent, installed / "lbproxy")
+        file = installed / "lbproxy" / "control" / "upgrade.py"
+        main = 'if __name__ == "__main__":\n'
+        file.write_text(file.read_text().replace(main, f"{main}    signal.pause()\n"))
+    with lbproxy(tmp_path, config(free_port(), master), installed) as lb:
+        (tmp_path / "lb.yaml").unlink()
+        os.mkfifo(tmp_path / "lb.yaml")
+        lb.process.send_signal(number)
+        wait_for(lambda: _children(lb, module) != [])
+        (asked,) = _children(lb, module)
+        lb.process.send_signal(signal.SIGINT)
+        assert lb.process.wait(PATIENCE / 2) == 0
+        with pytest.raises(ProcessLookupError):
+            os.kill(asked, 0)
+
+
+def _children(lb: Lbproxy, module: str) -> list[int]:
+    """Those that run a module of control."""
+    tasks = Path(f"/proc/{lb.process.pid}/task").glob("*/children")  # by the thread that started them
+    listed = [pid for task in tasks for pid in task.read_text().split()]
+    lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in listed}
+    return [pid for pid, line in lines.items() if f"lbproxy.control.{module}".encode() in line]

@@ -25,6 +25,7 @@ from lbproxy.core.config import (
     Mode,
     OnDead,
     Pool,
+    connections_within,
 )
 
 CERTIFICATES = ("ca_file", "client_cert", "client_key")
@@ -281,7 +282,7 @@ def _descriptors(subject: _Subject) -> Warnings:
     host = subject.host
     if host is None or not host.max_fds:
         return
-    most = max((host.max_fds - RESERVED_FDS) // 2, 0)
+    most = connections_within(host.max_fds)
     wanted = [listener.max_connections for listener in subject.config.listeners]
     total = sum(each or 0 for each in wanted)
     limit = f"{host.max_fds} file descriptors (ulimit -Hn)"

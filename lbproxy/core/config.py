@@ -14,6 +14,12 @@ from enum import Enum
 from typing import Annotated, Any, Literal
 
 RESERVED_FDS = 128  # of each worker: listening sockets, the channel, pipes and idle backend connections
+LEAST_CONNECTIONS = 16  # that a worker lets in, however few descriptors it may have
+
+
+def connections_within(max_fds: int) -> int:
+    """Client connections of one worker that a limit of descriptors allows: two sockets each."""
+    return max((max_fds - RESERVED_FDS) // 2, LEAST_CONNECTIONS)
 
 
 class Unit(Enum):

@@ -21,7 +21,7 @@ from dataclasses import replace
 import trio
 
 from lbproxy.core import board, messages
-from lbproxy.core.config import RESERVED_FDS, BackendState, Config, Mode
+from lbproxy.core.config import BackendState, Config, Mode, connections_within
 from lbproxy.core.config import Listener as ListenerConfig
 from lbproxy.core.health import Health
 from lbproxy.core.peer import Peer
@@ -353,9 +353,9 @@ def _open_board(place: messages.Place, config: Config) -> board.Board:
 
 
 def _fd_share() -> int:
-    """Connections that the fd limit allows: two sockets each."""
+    """Connections that the limit of descriptors allows."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max((soft - RESERVED_FDS) // 2, 16)
+    return connections_within(soft)
 
 
 async def serve(channel: socket.socket) -> None:

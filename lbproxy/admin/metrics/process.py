@@ -12,7 +12,7 @@ from prometheus_client.core import Metric
 from lbproxy import __version__
 from lbproxy.admin.metrics.families import counters, cumulative, gauges, histograms
 from lbproxy.admin.metrics.scrape import Labels, Scrape
-from lbproxy.core.config import RESERVED_FDS
+from lbproxy.core.config import connections_within
 
 _PROCESS = ["process"]
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -48,9 +48,9 @@ def process(scrape: Scrape) -> Iterator[Metric]:
 
 
 def fd_share() -> int:
-    """Connections of one worker that the fd limit allows: two sockets each. Workers inherit the limit."""
+    """Connections of one worker that the limit of descriptors allows. Workers inherit it."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max((soft - RESERVED_FDS) // 2, 16)
+    return connections_within(soft)
 
 
 def _processes(scrape: Scrape) -> Iterator[Metric]:

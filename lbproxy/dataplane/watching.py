@@ -117,7 +117,9 @@ class WatchFailover(RequestBody):
     def finish(self, quiet: float) -> bool:
         """End a watch as at the server's own timeout. False if its client would not take that for one now."""
         watch = self.watch
-        if watch is None or not watch.body.stream.can_end(self.listener.timers.now - watch.started, quiet):
+        if watch is None or watch.resuming:
+            return False
+        if not watch.body.stream.can_end(self.listener.timers.now - watch.started, quiet):
             return False
         self.listener.stats.watches_ended += 1
         self._end_cleanly(watch, b"", Termination.NORMAL)

@@ -117,6 +117,26 @@ async def test_wherever_it_is_cut(lab: Lab) -> None:
         lb.control.close()
 
 
+async def test_a_drain_does_not_end_one_that_is_being_resumed(lab: Lab) -> None:
+    """Its end would leave the dial behind, which would ask for it in the name of nobody."""
+    gone = trio.Event()
+    masters = Masters(sending(HEAD + chunk(event(5)), "reset", gone))
+    lb = await lab.balance("http", await lab.backend(masters.serve), lab.black_hole())
+    client = await lb.connect()
+    await client.send_all(request(TARGET))
+    await read_head(client)
+    await until_events(client, 1)
+    (connection,) = lb.worker._listeners[0].connections
+    gone.set()
+    await lb.until(lambda: connection.watch.resuming)  # type: ignore[attr-defined]
+    lb.worker._reactor.refresh()
+    assert not connection.finish(60.0)
+    lb.worker._reactor.settle()
+    client.socket.close()
+    await lb.until(lambda: lb.listener.active == 0)
+    assert [(backend.active, backend.long_streams) for backend in lb.backends] == [(0, 0), (0, 0)]
+
+
 async def test_several_deaths_in_a_row(lab: Lab) -> None:
     parts = [sending(HEAD + chunk(event(version)) + b"ff\r\n{") for version in range(5, 9)]
     masters = Masters(*parts, sending(HEAD + chunk(event(9)), "stay"))

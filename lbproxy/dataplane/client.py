@@ -340,11 +340,7 @@ class HttpConnection(PlainExchange):
                 timers.file(self, deadline)
             return
         if self.out:
-            # _flush comes back here. Until then the client is not idle: as in a relay, only timeouts.idle ends it.
-            self._started = 0.0
-            self.deadline = NEVER
-            if self.listener.timeouts.idle:
-                self.listener.timers.arm(self, self.listener.timeouts.idle)
+            self._wait_until_taken()  # _flush comes back here
             return
         if self._close:
             self._close_gently()
@@ -363,6 +359,13 @@ class HttpConnection(PlainExchange):
         more = self._readable or self._hung_up
         if more and self.phase == READING and not self.out and (self._started or not self._in):
             self._read()
+
+    def _wait_until_taken(self) -> None:
+        """The answer's end is still here. Its client is not idle: as in a relay, only timeouts.idle ends it."""
+        self._started = 0.0
+        self.deadline = NEVER
+        if self.listener.timeouts.idle:
+            self.listener.timers.arm(self, self.listener.timeouts.idle)
 
     def _wait_for_request(self) -> None:
         self._started = 0.0

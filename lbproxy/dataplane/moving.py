@@ -202,7 +202,9 @@ def _put_in_http(listener: Listener, state: State, sockets: list[SocketType]) ->
         return client
     client._started = state["started"]
     client._readable = True
-    if not client._started:
+    if client.out:
+        client._wait_until_taken()
+    elif not client._started:
         client._wait_for_request()
     listener.reactor.again(client._go_on)
     return client

@@ -401,6 +401,32 @@ async def test_an_exec_session(lab: Lab) -> None:
     await new.until(lambda: counts(new) == (0, 0, 0))
 
 
+async def test_a_client_that_has_not_taken_the_end_of_an_answer(lab: Lab) -> None:
+    """It is not idle where it goes to either."""
+    body = b"x" * 65000
+    sent = 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal sent
+        while await next_head(stream):
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            sent += 1
+
+    old = await lab.balance("http", await lab.backend(serve), timeouts=Timeouts(keepalive=1.0))
+    client = await connect(lab, old)
+    await old.until(lambda: bool(old.worker._listeners[0].connections))
+    (connection,) = old.worker._listeners[0].connections
+    while not connection.out:  # type: ignore[attr-defined]
+        before = old.listener.requests
+        await client.send_all(request())
+        await old.until(lambda before=before: old.listener.requests > before)  # type: ignore[misc]
+    new, taken = await hand_over(lab, old)
+    assert taken.connections == 1
+    new.advance(2.0)
+    received = await read_all(client)
+    assert received.count(b"x") == sent * len(body)
+
+
 # -- when it goes wrong ----------------------------------------------------------------------------------------------
 
 

@@ -261,7 +261,7 @@ class HttpConnection(PlainExchange):
     def _refuse(self, error: BadMessageError, termination: Termination) -> None:
         """Answer a request that could not be read; nothing after it can be."""
         self.phase = EXCHANGE
-        self.line = self.block = None
+        self.line = self.block = self._blamed = None
         self.method = ""
         self._close = True
         self._body_left = UNTIL_CLOSE

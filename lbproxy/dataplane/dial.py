@@ -176,6 +176,7 @@ class Dial:
             self.selection.succeed(peer, self._reactor.second)
             self._dialer.watch_over(sock)
             fd = sock.fileno()
+            self.peer = None  # from here on its place is the caller's to give back, after a bug as well
             self._on_connected(sock, peer)
             if events & ~OUT:
                 # A backend that speaks or closes at once: the event that said so is this one, and none follows.

@@ -85,6 +85,9 @@ class Exchange(WatchFailover):
 
     def _on_dial_failed(self, termination: Termination) -> None:
         self._dial = None
+        if self._backend is not None:  # a bug, once the connection stood: nobody knows what has been sent
+            self._abort(termination, reset=True)
+            return
         if self.watch is not None:
             self.end_watch()
             return

@@ -110,6 +110,9 @@ class TcpConnection(Relay):
             reactor.add(self._sock.fileno(), self.client.on_event)
 
     def _on_failed(self, termination: Termination) -> None:
+        if self._dial is None:  # a bug, once the connection stood
+            self.end(termination)
+            return
         self._dial = None
         self.open = False
         reset_on_close(self._sock)

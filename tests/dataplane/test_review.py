@@ -11,7 +11,9 @@ import trio
 from lbproxy.core.config import Address, AllDown, TcpSide, Timeouts
 from lbproxy.core.health import Health
 from lbproxy.core.messages import Drain, SetHealth, encode
+from lbproxy.dataplane.backend import BackendConnection
 from lbproxy.dataplane.reactor import Reactor
+from lbproxy.dataplane.relay import Half
 from lbproxy.dataplane.sockets import open_connection
 from lbproxy.dataplane.timers import NEVER, UNFILED
 from tests.dataplane.harness import PATIENCE, Balancer, Lab, read_all, read_exactly, read_head, reset
@@ -249,6 +251,56 @@ async def test_a_draining_worker_lets_go_of_its_listening_sockets_at_once(lab: L
         lb.control.send(encode(Drain(PATIENCE)))
         await lb.until(lambda: lb.worker._listeners[0].draining)
         assert sock.fileno() == -1
+
+
+# -- accounts ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_malformed_request_is_not_the_fault_of_who_failed_before_it(lab: Lab) -> None:
+    async def dies(stream: trio.SocketStream) -> None:
+        await next_head(stream)
+
+    lb = await lab.balance("http", await lab.backend(dies), await lab.backend(dies))
+    async with await lb.connect() as client:
+        await client.send_all(request())
+        head = await read_head(client)
+        assert head.split()[1] == b"502"
+        await read_exactly(client, int(head.lower().split(b"content-length: ")[1].split()[0]))
+        before = [backend.ends for backend in lb.backends]
+        await client.send_all(b"GET / HTTP/1.1\r\nno header\r\n\r\n")
+        assert b"HTTP/1.1 400 " in await read_all(client)
+    assert [backend.ends for backend in lb.backends] == before
+    assert (await lb.log_line())["backend"]
+    line = await lb.log_line()
+    assert (line["status"], line["backend"]) == (400, None)
+
+
+@pytest.mark.parametrize("mode", ["tcp", "http"])
+async def test_a_bug_in_the_first_moment_of_a_connection(lab: Lab, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends both sides, and the backend's place is given back once."""
+    ended = trio.Event()
+
+    async def until_the_end(stream: trio.SocketStream) -> None:
+        try:
+            await read_all(stream)
+        finally:
+            ended.set()
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(BackendConnection, "write", fail)
+    monkeypatch.setattr(Half, "pump", fail)
+    lb = await lab.balance(mode, await lab.backend(until_the_end))
+    with socket.create_connection(("127.0.0.1", lb.port)) as client:
+        client.send(request())
+        await lb.until(lambda: lb.listener.terminations.get("ID") == 1)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    with trio.fail_after(PATIENCE):
+        await ended.wait()
+    assert lb.worker.stats().internal_errors == 1
+    assert (lb.listener.active, lb.backends[0].active) == (0, 0)
 
 
 # -- MSG_MORE ----------------------------------------------------------------------------------------------------

@@ -182,12 +182,11 @@ class BackendStats:
     active: int = 0
     total: int = 0
     failed: int = 0
-    retried: int = 0
     long_streams: int = 0
     idle: int = 0
     bytes_in: int = 0  # from the client to the backend
     bytes_out: int = 0
-    retries: dict[str, int] = field(default_factory=dict)  # `retried` by reason, and dials that went on to another
+    retries: dict[str, int] = field(default_factory=dict)  # by reason; `dial`: it went on to another backend
     reused: int = 0  # requests that found a kept-alive connection
     dials: dict[tuple[str, int], int] = field(default_factory=dict)  # result (DIALS) and bucket -> count
     dial_seconds: dict[str, float] = field(default_factory=dict)  # by result
@@ -200,8 +199,6 @@ class BackendStats:
     def retry(self, reason: str) -> None:
         """A request is sent again (stale, closed, refused), or a dial goes on to another backend (dial)."""
         self.retries[reason] = self.retries.get(reason, 0) + 1
-        if reason != "dial":
-            self.retried += 1
 
     def dialled(self, result: str, seconds: float) -> None:
         """A dial has come to its end."""
@@ -212,11 +209,6 @@ class BackendStats:
     def end(self, code: str) -> None:
         """A connection or request has ended otherwise than well."""
         self.ends[code] = self.ends.get(code, 0) + 1
-
-    @property
-    def connects(self) -> int:
-        """Dials that succeeded."""
-        return sum(count for (result, _bucket), count in self.dials.items() if result == "ok")
 
 
 @dataclass(slots=True)

@@ -248,3 +248,8 @@ async def read_head(stream: trio.SocketStream) -> bytes:
             assert chunk, f"FIN after {bytes(data)!r}"
             data += chunk
     return bytes(data)
+
+
+def connects(stats: messages.BackendStats) -> int:
+    """Dials that succeeded."""
+    return sum(count for (result, _bucket), count in stats.dials.items() if result == "ok")

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from lbproxy.core.config import Timeouts
-from tests.dataplane.harness import Balancer, Handler, Lab, read_all, read_exactly, read_head, reset
+from tests.dataplane.harness import Balancer, Handler, Lab, connects, read_all, read_exactly, read_head, reset
 from tests.dataplane.test_exchange import OK, next_head, request
 
 BODY = random.Random(7).randbytes(6 << 20)
@@ -69,7 +69,7 @@ async def test_http_bodies(lab: Lab, response: bytes, size: int, stall: bool) ->
     assert lb.worker._reactor.pipes._count > 0  # else this test is about something else
     assert pipes_in_use(lb) == 0
     assert lb.backends[0].total == 2
-    assert lb.backends[0].connects == 1
+    assert connects(lb.backends[0]) == 1
     assert lb.backends[0].bytes_out == len(response) + len(OK)
 
 

@@ -176,7 +176,7 @@ async def test_a_refusal_of_one_that_shuts_down_goes_to_another(lab: Lab, refusa
         await client.send_all(request("/api/v1/pods/p", method=method))
         assert await read_exactly(client, len(OK)) == OK
     assert len(asked) == 2
-    assert sorted(backend.retried for backend in lb.backends) == [0, 1]
+    assert sorted(sum(backend.retries.values()) for backend in lb.backends) == [0, 1]
     assert [backend.active for backend in lb.backends] == [0, 0]
 
 
@@ -240,7 +240,7 @@ async def test_any_other_refusal_is_the_clients(lab: Lab, answer: bytes) -> None
     async with await lb.connect() as client:
         await client.send_all(request("/api/v1/pods/p"))
         assert await read_exactly(client, len(answer)) == answer
-    assert [backend.retried for backend in lb.backends] == [0, 0]
+    assert [backend.retries for backend in lb.backends] == [{}, {}]
 
 
 async def test_a_refused_body_is_not_sent_again(lab: Lab) -> None:
@@ -252,7 +252,7 @@ async def test_a_refused_body_is_not_sent_again(lab: Lab) -> None:
     async with await lb.connect() as client:
         await client.send_all(b"POST /api/v1/pods HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
         assert b"429" in await read_head(client)
-    assert [backend.retried for backend in lb.backends] == [0, 0]
+    assert [backend.retries for backend in lb.backends] == [{}, {}]
 
 
 async def test_when_all_shut_down_the_refusal_is_the_clients(lab: Lab) -> None:

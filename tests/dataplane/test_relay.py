@@ -11,7 +11,7 @@ import trio
 
 from lbproxy.core.config import Address, AllDown, Retry, Timeouts
 from lbproxy.dataplane.relay import CHUNK
-from tests.dataplane.harness import PATIENCE, Balancer, Lab, read_all, read_exactly, reset
+from tests.dataplane.harness import PATIENCE, Balancer, Lab, connects, read_all, read_exactly, reset
 
 
 async def assert_reset(lb: Balancer) -> None:
@@ -269,4 +269,4 @@ async def test_ipv6(lab: Lab) -> None:
     port = listening.getsockname()[1]
     lb = await lab.balance("tcp", Address(f"[::1]:{port}", "::1", port, "inet6"))
     async with await lb.connect():
-        await lb.until(lambda: lb.backends[0].connects == 1)
+        await lb.until(lambda: connects(lb.backends[0]) == 1)

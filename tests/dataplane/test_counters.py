@@ -16,6 +16,7 @@ from lbproxy.core.messages import BackendStats
 from tests.core.test_messages import busy
 from tests.dataplane.harness import PATIENCE, Handler, Lab, address, read_all, read_exactly, reset
 from tests.dataplane.test_exchange import OK, answering, ask, next_head, request
+from tests.dataplane.test_relay import assert_reset
 
 LAST = "Connection: close"
 MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
@@ -118,9 +119,7 @@ async def test_an_answer_that_never_comes_is_an_end_of_its_backend(lab: Lab) -> 
 async def test_a_tcp_connection_for_which_there_is_nobody(lab: Lab) -> None:
     lb = await lab.balance("tcp", await lab.backend(answering(OK)))
     lb.worker._take_health(messages.SetHealth("p", 0, Health.DOWN, False))
-    async with await lb.connect() as client:
-        with pytest.raises(trio.BrokenResourceError):
-            await read_all(client)
+    await assert_reset(lb)
     assert lb.worker.stats().no_backend == {"p": 1}
 
 

@@ -134,11 +134,11 @@ class HttpConnection(PlainExchange):
             self._abort(Termination.BACKEND_DEAD, reset=True)
 
     def put_out(self, peer: Peer) -> None:
-        """A request without an answer is one like any other that has lost its backend; all else is cut."""
+        """A request without an answer is asked again or answered; all else is cut."""
         if self._status:
             self.close(Termination.BACKEND_DRAINED)
-        else:
-            self.on_backend_dead(peer)
+        elif self.depends_on(peer):
+            self.give_up_waiting()
 
     # -- reading requests ----------------------------------------------------------------------------------------
 

@@ -291,6 +291,21 @@ class Exchange(WatchFailover):
             return
         self._own_answer(502, "the backend closed the connection without an answer", Termination.BACKEND_CLOSED_HEAD)
 
+    def give_up_waiting(self) -> None:
+        """The backend is to be left and has not answered in its time, which is nothing to blame it for."""
+        backend, selection, peer = self._backend, self._selection, self.peer
+        if backend is None or selection is None or peer is None:
+            return
+        again = self._replayable() and not (self._retried or backend.begun)
+        if again and selection.another(self.listener.reactor.second, well=False):
+            self._retried = True
+            peer.stats.retry("closed")
+            self._detach(backend)
+            self._leave(peer, selection)
+            self.choose(selection)
+            return
+        self._own_answer(502, "the backend was taken out of use before it answered", Termination.BACKEND_DRAINED)
+
     def _ask_again(self, peer: Peer, selection: Selection, *, stale: bool) -> None:
         """Send the request once more. `stale`: it was a kept-alive connection that ended, which happens to the best.
 

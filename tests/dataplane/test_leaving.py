@@ -241,3 +241,5 @@ async def test_a_request_that_has_had_its_time_and_no_answer(lab: Lab, method: s
         found(lb, busy(lb), Health.NOT_READY)
         lb.advance(31.0)
         assert (await read_head(client)).split()[1] == answer
+        assert [backend.failed for backend in lb.backends] == [0, 0]
+        assert (await lb.log_line())["end"] == ("--" if method == "GET" else "dD")

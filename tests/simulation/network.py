@@ -198,8 +198,14 @@ class SimSocket:
             return b""
         raise BlockingIOError
 
-    def send(self, data: bytes, flags: int = 0) -> int:
+    def recv_into(self, buffer: bytearray) -> int:
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:
         self._check_open()
+        data = bytes(data)  # a view is of a buffer that others write to
         if self._error:
             raise self._os_error(self.getsockopt(0, 0))
         if self._broken or self._shut:

@@ -19,7 +19,7 @@ test: $(VENV)/.test ## install and run all tests but those of the real cluster
 
 test-cluster: $(VENV)/.test ## build a real Kubernetes control plane (6 minutes, once) and run its tests
 	LBPROXY_K8S_BIN=$(K8S_BIN) tests/cluster/build.sh
-	LBPROXY_K8S_BIN=$(K8S_BIN) $(BIN)/python -m pytest -m cluster tests/cluster -s $(ARGS)
+	LBPROXY_K8S_BIN=$(K8S_BIN) $(BIN)/python -m pytest -m cluster tests/cluster -s -o faulthandler_timeout=400 $(ARGS)
 
 chaos: $(VENV)/.test ## what clients see when masters die behind lbproxy, nginx and HAProxy (40 minutes, root)
 	LBPROXY_K8S_BIN=$(K8S_BIN) tests/cluster/build.sh

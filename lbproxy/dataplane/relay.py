@@ -70,8 +70,8 @@ class Half:
         other = self.other
         if events == IN_OUT and not (self.bulk or self.pending or other.pending):
             # As pump(), of a message that comes alone, which is what a kept connection sees: a call and a loop less.
-            # No `eof` to look for: with FIN the event would say RDHUP. And into a buffer that is there already: malloc takes
-            # half a microsecond to make 64 KiB for each read and to take most of it back.
+            # No `eof` to look for: with FIN the event would say RDHUP. And into a buffer that is there already: malloc
+            # takes half a microsecond to make 64 KiB for each read and to take most of it back.
             recv_into, send = self.recv_into, other.send
             try:
                 size = recv_into(BUFFER)

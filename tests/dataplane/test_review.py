@@ -18,6 +18,7 @@ from lbproxy.dataplane.sockets import open_connection
 from lbproxy.dataplane.timers import NEVER, UNFILED
 from tests.dataplane.harness import PATIENCE, Balancer, Lab, read_all, read_exactly, read_head, reset
 from tests.dataplane.test_exchange import OK, next_head, request
+from tests.dataplane.test_watches import HEAD, TARGET, Masters, chunk, event, payload, sending, until_events
 
 
 async def all_down(lb: Balancer) -> None:
@@ -251,6 +252,47 @@ async def test_a_draining_worker_lets_go_of_its_listening_sockets_at_once(lab: L
         lb.control.send(encode(Drain(PATIENCE)))
         await lb.until(lambda: lb.worker._listeners[0].draining)
         assert sock.fileno() == -1
+
+
+# -- asking another ----------------------------------------------------------------------------------------------
+
+
+def with_failures(lb: Balancer, backend: int) -> None:
+    """No pick finds it for a while, though the checks have nothing against it; the others' failures do not count."""
+    lb.worker._reactor.refresh()
+    for index, peer in enumerate(lb.worker._pools["p"].peers):
+        peer.max_fails = int(index == backend)
+        peer.fails, peer.checked = peer.max_fails, lb.worker._reactor.second
+        peer.fail_timeout = 60
+
+
+async def test_a_request_is_asked_again_where_it_was_if_no_pick_would_find_another(lab: Lab) -> None:
+    async def once(stream: trio.SocketStream) -> None:
+        await next_head(stream)
+        await stream.send_all(OK)
+        await next_head(stream)
+
+    lb = await lab.balance("http", await lab.backend(once), await lab.backend(once), all_down=AllDown.REJECT)
+    with_failures(lb, 1)
+    async with await lb.connect() as client:
+        for _ in range(2):
+            await client.send_all(request())
+            assert await read_exactly(client, len(OK)) == OK
+    assert [backend.total for backend in lb.backends] == [3, 0]
+
+
+async def test_and_a_watch(lab: Lab) -> None:
+    seen = trio.Event()
+    masters = Masters(sending(HEAD + chunk(event(5)), "reset", seen), sending(HEAD + chunk(event(6)), "stay"))
+    lb = await masters.start(lab, 2, all_down=AllDown.REJECT)
+    with_failures(lb, 1)
+    async with await lb.connect() as client:
+        await client.send_all(request(TARGET))
+        await read_head(client)
+        await until_events(client, 1)
+        seen.set()
+        assert payload(await until_events(client, 1)) == event(6)
+    assert lb.listener.watches_resumed == 1
 
 
 # -- accounts ----------------------------------------------------------------------------------------------------

@@ -50,26 +50,24 @@ class Refuge(IntEnum):
 class Exodus:
     """All that leaves one backend which is not ready. Once `over`, nobody goes on its account.
 
-    Who comes later has no turn of its own: a connection that was being made, and is kept for want of another backend.
-    So there is a last look at `dependants` when everybody else has had to go.
+    Who comes later has no turn in it: a connection that was being made, and is kept for want of another backend, or a
+    request that nobody else would take. When everybody else has had to go, the next exodus begins, of those.
     """
 
-    __slots__ = ("_dependants", "deadline", "end", "filed", "over", "peer", "timers")
+    __slots__ = ("_begin_next", "deadline", "end", "filed", "over", "peer", "timers")
 
-    def __init__(
-        self, peer: Peer, reactor: Reactor, end: float, dependants: Callable[[], Iterable[Connection]]
-    ) -> None:
+    def __init__(self, peer: Peer, reactor: Reactor, end: float, begin_next: Callable[[], object]) -> None:
         self.peer = peer
         self.timers = reactor.timers
         self.end = end  # who is still there then is closed
         self.over = False
         self.deadline = NEVER
         self.filed = UNFILED
-        self._dependants = dependants
+        self._begin_next = begin_next
 
     def on_timeout(self) -> None:
-        for connection in list(self._dependants()):
-            Departure(self, connection).on_timeout()
+        if not self.over:
+            self._begin_next()
 
 
 class Cut:
@@ -202,7 +200,7 @@ class Leaving:
             return 0
         timeout, timers = pool.config.drain_timeout, self._reactor.timers
         end = timers.now + timeout if timeout else NEVER
-        self._exodus[peer] = exodus = Exodus(peer, self._reactor, end, lambda: self._dependants(pool, peer))
+        self._exodus[peer] = exodus = Exodus(peer, self._reactor, end, lambda: self._empty_again(pool, peer))
         if timeout:
             timers.arm(exodus, timeout + pool.config.close_spread + AGAIN)
         leaving = list(self._dependants(pool, peer))
@@ -214,6 +212,12 @@ class Leaving:
             elif timeout:
                 timers.arm(departure, timeout + self._uniform(0.0, pool.config.close_spread))
         return len(leaving)
+
+    def _empty_again(self, pool: Pool, peer: Peer) -> None:
+        if any(True for _ in self._dependants(pool, peer)):
+            self.empty(pool, peer)
+        else:
+            self._stop(peer)
 
     def _spread(self, pool: Pool, leaving: list[Connection]) -> float:
         """Seconds in which all watches get their first turn to leave.
@@ -231,6 +235,7 @@ class Leaving:
     def _stop(self, peer: Peer) -> None:
         if exodus := self._exodus.pop(peer, None):
             exodus.over = True
+            exodus.deadline = NEVER
 
     def _dependants(self, pool: Pool, peer: Peer) -> Iterator[Connection]:
         for listener in self._listeners():

@@ -62,6 +62,7 @@ class Scene:
         )
 
     def lines(self, event: str) -> list[dict[str, str]]:
+        assert self._output.flush(PATIENCE)  # a thread writes
         parsed = [json.loads(line) for line in self._path.read_text().splitlines()]
         return [line for line in parsed if line["event"] == event]
 

@@ -170,14 +170,13 @@ def _ask(args: argparse.Namespace) -> int:
 
 
 def _balance(args: argparse.Namespace) -> int:
-    if not (args.dump or args.test):
-        from lbproxy.control.upgrade import inherited_estate, loaded_from
+    from lbproxy.control.upgrade import inherited_estate, loaded_from
 
-        estate = inherited_estate()
-        if estate is not None:
-            from lbproxy.control.start import run
+    estate = inherited_estate()
+    if estate is not None:
+        from lbproxy.control.start import run
 
-            return run(loaded_from(estate), estate)
+        return run(loaded_from(estate), estate)
     path = args.config or DEFAULT_CONFIG
     loaded = _load(path, apart=not (args.dump or args.test))
     if loaded is None:

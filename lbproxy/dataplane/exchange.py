@@ -193,13 +193,17 @@ class Exchange(WatchFailover):
             return False
         if not selection.another(self.listener.reactor.second, well=False):
             return False
-        self._retried = True
         self._count_answer(peer, head.status)
-        peer.stats.retry("refused")
+        self._ask_elsewhere(backend, peer, selection, "refused")
+        return True
+
+    def _ask_elsewhere(self, backend: BackendConnection, peer: Peer, selection: Selection, reason: str) -> None:
+        """Send the request to another backend, the one time that it may be, without blaming this one."""
+        self._retried = True
+        peer.stats.retry(reason)
         self._detach(backend)
         self._leave(peer, selection)
         self.choose(selection)
-        return True
 
     def _leave(self, peer: Peer, selection: Selection) -> None:
         """Give a backend back that has not answered, without blaming it."""
@@ -298,11 +302,7 @@ class Exchange(WatchFailover):
             return
         again = self._replayable() and not (self._retried or backend.begun)
         if again and selection.another(self.listener.reactor.second, well=False):
-            self._retried = True
-            peer.stats.retry("closed")
-            self._detach(backend)
-            self._leave(peer, selection)
-            self.choose(selection)
+            self._ask_elsewhere(backend, peer, selection, "closed")
             return
         self._own_answer(502, "the backend was taken out of use before it answered", Termination.BACKEND_DRAINED)
 

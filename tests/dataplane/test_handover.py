@@ -174,6 +174,20 @@ async def test_a_dial_under_way_is_waited_for(lab: Lab) -> None:
 # -- HTTP ----------------------------------------------------------------------------------------------------------
 
 
+class Slow:
+    """A backend that answers its first request when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.go = trio.Event(), trio.Event()
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        await next_head(stream)
+        self.asked.set()
+        await self.go.wait()
+        await stream.send_all(OK)
+        await polite(stream)
+
+
 async def polite(stream: trio.SocketStream) -> None:
     """Answers requests until the client has enough."""
     while await next_head(stream):
@@ -225,19 +239,11 @@ async def test_clients_that_ask_without_a_pause(lab: Lab) -> None:
 
 
 async def test_a_request_that_is_being_answered_is_waited_for(lab: Lab) -> None:
-    asked, go = trio.Event(), trio.Event()
-
-    async def slow(stream: trio.SocketStream) -> None:
-        await next_head(stream)
-        asked.set()
-        await go.wait()
-        await stream.send_all(OK)
-        await polite(stream)
-
-    old = await lab.balance("http", await lab.backend(slow))
+    slow = Slow()
+    old = await lab.balance("http", await lab.backend(slow.serve))
     client = await connect(lab, old)
     await client.send_all(request())
-    await asked.wait()
+    await slow.asked.wait()
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -246,7 +252,7 @@ async def test_a_request_that_is_being_answered_is_waited_for(lab: Lab) -> None:
             assert taken.connections == 1
 
         await old.until(lambda: not old.worker._listeners[0].addresses)  # it has begun
-        go.set()
+        slow.go.set()
         assert await read_exactly(client, len(OK)) == OK
     await client.send_all(request())
     assert await read_exactly(client, len(OK)) == OK

@@ -12,8 +12,8 @@ from lbproxy.core import config as c
 from lbproxy.core import messages
 from lbproxy.core.config import Timeouts
 from tests.dataplane.harness import Balancer, Lab, read_exactly, read_head
-from tests.dataplane.test_exchange import OK, next_head, request
-from tests.dataplane.test_handover import LONG, answer, channel_to, connect, hand_over, polite
+from tests.dataplane.test_exchange import OK, request
+from tests.dataplane.test_handover import LONG, Slow, answer, channel_to, connect, hand_over, polite
 from tests.dataplane.test_watches import HEAD, TARGET, Masters, chunk, event, payload, until_events
 
 
@@ -171,19 +171,11 @@ async def test_an_idle_connection_whose_listener_goes_meanwhile_is_let_go(lab: L
 
 async def test_a_second_order_to_leave_changes_nothing(lab: Lab) -> None:
     """The first conversation goes on, and has all that could not move until then."""
-    asked, go = trio.Event(), trio.Event()
-
-    async def slow(stream: trio.SocketStream) -> None:
-        await next_head(stream)
-        asked.set()
-        await go.wait()
-        await stream.send_all(OK)
-        await polite(stream)
-
-    old = await lab.balance("http", await lab.backend(slow))
+    slow = Slow()
+    old = await lab.balance("http", await lab.backend(slow.serve))
     client = await connect(lab, old)
     await client.send_all(request())
-    await asked.wait()
+    await slow.asked.wait()
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -196,7 +188,7 @@ async def test_a_second_order_to_leave_changes_nothing(lab: Lab) -> None:
             second.setblocking(False)
             await trio.lowlevel.wait_readable(second)
             assert second.recv(1) == b""
-        go.set()
+        slow.go.set()
         assert await read_exactly(client, len(OK)) == OK
     await client.send_all(request())
     assert await read_exactly(client, len(OK)) == OK
@@ -222,19 +214,11 @@ async def test_who_leaves_accepts_nothing_after_a_reload(lab: Lab) -> None:
 
 async def test_what_comes_in_while_it_leaves_goes_out_again(lab: Lab) -> None:
     """A worker that takes connections over from another one becomes one too many itself."""
-    asked, go = trio.Event(), trio.Event()
-
-    async def slow(stream: trio.SocketStream) -> None:
-        await next_head(stream)
-        asked.set()
-        await go.wait()
-        await stream.send_all(OK)
-        await polite(stream)
-
-    first = await lab.balance("http", await lab.backend(slow))
+    slow = Slow()
+    first = await lab.balance("http", await lab.backend(slow.serve))
     client = await connect(lab, first)
     await client.send_all(request())
-    await asked.wait()
+    await slow.asked.wait()
     second, third = await lab.successor(first), await lab.successor(first)
     async with channel_to(first) as theirs:
         socket.send_fds(second.control, [messages.encode(messages.TakeOver())], [theirs.fileno()])
@@ -242,7 +226,7 @@ async def test_what_comes_in_while_it_leaves_goes_out_again(lab: Lab) -> None:
     async with channel_to(second) as theirs:
         socket.send_fds(third.control, [messages.encode(messages.TakeOver())], [theirs.fileno()])
     await second.until(lambda: not second.worker._listeners[0].addresses)
-    go.set()
+    slow.go.set()
     assert await read_exactly(client, len(OK)) == OK
     with trio.fail_after(10):
         await first.ended.wait()

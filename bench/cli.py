@@ -48,7 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"run.py: {error.name} is not installed; it is in the dependency group `bench`", file=sys.stderr)
         return 2
     return Session(
-        args.preset, _settings(args), selection, trials, everyone, not args.no_pin, args.results, args.json, args.html
+        args.preset,
+        _settings(args),
+        selection,
+        trials,
+        everyone,
+        not args.no_pin,
+        not args.machine_network,
+        args.results,
+        args.json,
+        args.html,
     ).run()
 
 
@@ -66,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--duration", type=_positive, metavar="SECONDS", help="length of one turn")
     parser.add_argument("--connections", type=_positive, help="open connections (default 16)")
     parser.add_argument("--no-pin", action="store_true", help="let the kernel choose the CPUs")
+    parser.add_argument(
+        "--machine-network", action="store_true", help="stay in the machine's network, with its congestion control"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the page goes here instead of beside the result")
     parser.add_argument("--render", type=Path, metavar="RESULT", help="make the page of an old result, and exit")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from bench.network import in_words
 from bench.plots import Json, Ratios, bars, number, overview, text
 from bench.scenarios import SCENARIOS
 
@@ -63,6 +64,7 @@ def page(result: Json) -> str:
         result["started"],
         *(f"{name} {version}" for name, version in result["versions"].items()),
         f"{machine['cpus']} CPUs, {machine['cpu']}",
+        *([network] if (network := in_words(machine)) else []),
         f"{settings['rounds']} rounds of {settings['seconds']} s, {settings['connections']} connections, one worker",
         f"preset {result['preset']}",
     ]

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from bench.network import Network, buffers, congestion_control
+
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ("nginx", "haproxy", "wrk")
 INSTALL = "apt-get install nginx-light libnginx-mod-stream haproxy wrk"
@@ -41,8 +43,8 @@ def commit() -> str:
     return f"{name}+" if changed else name
 
 
-def machine() -> dict[str, str | int]:
-    """The hardware, as far as it can be known from inside."""
+def machine(network: Network) -> dict[str, str | int]:
+    """The hardware, as far as it can be known from inside, and the network of whoever asks."""
     model = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     return {
@@ -50,6 +52,9 @@ def machine() -> dict[str, str | int]:
         "cpus": os.cpu_count() or 0,
         "memory_mib": int(memory[1]) // 1024 if memory else 0,
         "somaxconn": int(Path("/proc/sys/net/core/somaxconn").read_text()),
+        "network": network.value,
+        "congestion_control": congestion_control(),
+        **buffers(),
     }
 
 

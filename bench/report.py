@@ -13,6 +13,7 @@ from rich.table import Table
 
 from bench.contenders import FAMILIES
 from bench.measure import NOISY, Run, Settings
+from bench.network import in_words
 from bench.scenarios import SCENARIOS
 from bench.summary import Row, Spread, rows
 from bench.trials.measure import TrialRow, TrialRun, trial_rows
@@ -71,10 +72,11 @@ class Report:
     def heading(self) -> str:
         """Versions, machine and settings in three lines."""
         said = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        network = f"; {words}" if (words := in_words(self.machine)) else ""
         contender, rest = list(self.cpus["contender"]), list(self.cpus["rest"])
         return (
             f"{said}\n{self.machine['cpus']} CPUs ({self.machine['cpu']}); contenders on {contender}, load and "
-            f"backends on {rest}\n{self.settings.connections} connections, one worker each, "
+            f"backends on {rest}{network}\n{self.settings.connections} connections, one worker each, "
             f"{self.settings.rounds} rounds of {self.settings.seconds} s"
         )
 

@@ -8,7 +8,7 @@ import resource
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -25,6 +25,7 @@ from bench.html import page
 from bench.load import LoadError
 from bench.machine import machine, versions
 from bench.measure import Settings, measure, turns, warm_up
+from bench.network import Network, NoNamespaceError, own_network
 from bench.report import Report, explanation, one_line, table, trial_line, trial_table
 from bench.selection import Selection
 from bench.summary import M
@@ -43,6 +44,7 @@ class Session:
     trials: Sequence[Trial]
     everyone: Sequence[Contender]  # also those who are not selected: rates are taken from nginx's
     pin: bool
+    own_network: bool
     results: Path  # the directory where every result is kept
     json: Path | None
     html: Path | None
@@ -55,9 +57,9 @@ class Session:
         _raise_open_files()
         os.sched_setaffinity(0, cpus.rest)  # for wrk, which inherits it
         try:
-            with tempfile.TemporaryDirectory(prefix="lbproxy-bench-") as name, _terminable():
+            with tempfile.TemporaryDirectory(prefix="lbproxy-bench-") as name, _terminable(), ExitStack() as stack:
                 directory = Path(name)
-                report = self._new_report(cpus)
+                report = self._new_report(cpus, self._enter_network(stack, console))
                 if self.selection.scenarios:
                     with field(self.selection.contenders, directory, cpus) as started:
                         self._measure(started, report, console)
@@ -72,12 +74,23 @@ class Session:
             os.sched_setaffinity(0, allowed)
         return self._conclude(report, console)
 
-    def _new_report(self, cpus: Cpus) -> Report:
+    def _enter_network(self, stack: ExitStack, console: Console) -> Network:
+        """Before anything is started, which inherits it."""
+        if not self.own_network:
+            return Network.MACHINE
+        try:
+            stack.enter_context(own_network())
+        except NoNamespaceError as error:
+            console.print(f"the machine's network is used, none can be made: {error}", highlight=False)
+            return Network.MACHINE
+        return Network.OWN
+
+    def _new_report(self, cpus: Cpus, network: Network) -> Report:
         return Report(
             started=datetime.now().astimezone().isoformat(timespec="seconds"),
             preset=self.preset,
             settings=self.settings,
-            machine=machine(),
+            machine=machine(network),
             versions=versions(),
             cpus={"contender": sorted(cpus.contender), "rest": sorted(cpus.rest)},
             trials=self.trials,

@@ -124,6 +124,12 @@ def test_nothing_that_a_program_said_is_markup() -> None:
     assert "</pre><script>alert(1)</script>" in read.said
 
 
+def test_says_in_which_network() -> None:
+    of_now = RESULT["machine"] | {"network": "own namespace", "congestion_control": "cubic"}
+    assert "network: own namespace, cubic" in Reader(page(RESULT | {"machine": of_now})).said
+    assert "network" not in Reader(page(RESULT)).said  # a result from before that was recorded
+
+
 def test_page_of_an_old_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = tmp_path / "old.json"
     result.write_text(json.dumps(RESULT))

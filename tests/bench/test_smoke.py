@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,51 @@ def test_a_short_run_counts_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert "http-keepalive" in done.stdout
     assert sorted(path.suffix for path in (tmp_path / "kept").iterdir()) == [".html", ".json"]
     assert_nothing_left(tmp_path)
+
+
+def shortest_run(tmp_path: Path, *options: str, through: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
+    """The result, and what was said meanwhile."""
+    argv = ["--only", "tcp-keepalive", "--contenders", "direct", "--rounds", "1", "--duration", "1", *options]
+    file = tmp_path / "result.json"
+    done = subprocess.run(
+        [*through, *RUN, *argv, "--json", str(file), "--results", str(tmp_path / "kept")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(file.read_text()), done.stdout
+
+
+def of_the_machine() -> str:
+    return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+
+
+@needs_programs
+@pytest.mark.usefixtures("namespaces")
+def test_a_run_has_a_network_of_its_own(tmp_path: Path) -> None:
+    kept, said = shortest_run(tmp_path)
+    machine = kept["machine"]
+    assert (machine["network"], machine["congestion_control"]) == ("own namespace", "cubic")
+    assert machine["tcp_rmem"] == "4096 131072 6291456"
+    assert "; network: own namespace, cubic\n" in said
+    assert "network: own namespace, cubic" in next((tmp_path / "kept").glob("*.html")).read_text()
+
+
+@needs_programs
+def test_a_run_that_is_told_to_stays_in_the_machines_network(tmp_path: Path) -> None:
+    kept, said = shortest_run(tmp_path, "--machine-network")
+    assert (kept["machine"]["network"], kept["machine"]["congestion_control"]) == ("machine's", of_the_machine())
+    assert "none can be made" not in said
+
+
+@needs_programs
+def test_a_run_that_may_not_make_a_network_says_so_and_goes_on(tmp_path: Path) -> None:
+    without = ("setpriv", "--bounding-set", "-sys_admin") if os.geteuid() == 0 else ()
+    kept, said = shortest_run(tmp_path, through=without)
+    assert (kept["machine"]["network"], kept["machine"]["congestion_control"]) == ("machine's", of_the_machine())
+    assert "the machine's network is used, none can be made: Operation not permitted" in said.splitlines()[0]
 
 
 @needs_programs

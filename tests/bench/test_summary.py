@@ -78,12 +78,12 @@ def test_errors_count_in_noisy_runs_too() -> None:
     assert (row["lbproxy"].errors, row["lbproxy"].unverified) == (5, 1)
 
 
-def report(*runs: Run, failed: dict[str, str] | None = None) -> Report:
+def report(*runs: Run, failed: dict[str, str] | None = None, network: dict[str, str | int] | None = None) -> Report:
     return Report(
         started="2026-01-02T03:04:05+00:00",
         preset="quick",
         settings=Settings(1, 1, 16),
-        machine={"cpu": "a CPU", "cpus": 2},
+        machine={"cpu": "a CPU", "cpus": 2, **(network or {})},
         versions={"lbproxy": "abc1234"},
         cpus={"contender": [1], "rest": [0]},
         configurations={"nginx-stream": "stream {}"},
@@ -114,6 +114,11 @@ def test_the_file_holds_the_raw_runs_the_configurations_and_the_summary(tmp_path
     assert kept["configurations"] == {"nginx-stream": "stream {}"}
     assert [one["cpu_ns"] for one in kept["runs"]] == [30_000_000, 20_000_000]
     assert kept["summary"][0]["cpu_ratio"] == 1.5
+
+
+def test_the_heading_says_in_which_network() -> None:
+    made = report(network={"network": "machine's", "congestion_control": "bbr"})
+    assert "backends on [0]; network: machine's, bbr\n" in made.heading()
 
 
 def test_the_table_shows_cost_ratio_and_faults() -> None:

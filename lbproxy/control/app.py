@@ -115,7 +115,7 @@ class ControlPlane:
 
     async def _show_life(self) -> None:
         """Tell the service manager that this process and its workers are well, and what they see."""
-        while True:
+        while self._service.listens:
             if self.draining or any(worker.ready.is_set() for worker in self._supervisor.workers):
                 self._service.alive()
             if not self.draining:

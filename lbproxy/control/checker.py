@@ -156,9 +156,10 @@ class Checker:
 
     async def _wait(self) -> None:
         """Until the next check is due, or a poke; but never less than `fast_interval`."""
-        check = self._check
-        due = trio.current_time() + self._machine.next_delay(self._random, needed=self._needed())
-        await trio.sleep(min(check.fast_interval, check.interval))
-        with trio.move_on_at(due):
+        check, now = self._check, trio.current_time()
+        earliest = now + min(check.fast_interval, check.interval)
+        due = now + self._machine.next_delay(self._random, needed=self._needed())
+        with trio.move_on_at(max(earliest, due)):  # one wake-up, if nothing happens
             await self._poked.wait()
+            await trio.sleep_until(earliest)
         self._poked = trio.Event()

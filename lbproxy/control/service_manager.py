@@ -27,6 +27,11 @@ class ServiceManager:
         self.watchdog = int(microseconds) / 1e6 if ours and microseconds.isdecimal() else 0.0
         self._said = ""
 
+    @property
+    def listens(self) -> bool:
+        """Is there anybody to tell?"""
+        return bool(self._path)
+
     def ready(self) -> None:
         """Started, or done with a reload."""
         self._send("READY=1")

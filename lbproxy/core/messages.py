@@ -7,7 +7,8 @@ ends are one version of one program and parent and child, so the encoding is pic
 from __future__ import annotations
 
 import pickle
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lbproxy.core.config import Config
@@ -238,10 +239,12 @@ class StreamStats:
     ages: list[int] = field(default_factory=lambda: [0] * (len(AGES) + 1))  # by AGES
     oldest: float = 0.0  # seconds
 
-    def note(self, age: float) -> None:
-        self.count += 1
-        self.ages[sum(age >= bound for bound in AGES)] += 1
-        self.oldest = max(self.oldest, age)
+    @classmethod
+    def of(cls, began: Sequence[float], now: float) -> StreamStats:
+        """Of some that began then, the oldest first."""
+        older = [bisect_right(began, now - bound) for bound in AGES]
+        ages = [more - less for more, less in zip((len(began), *older), (*older, 0), strict=True)]
+        return cls(len(began), ages, max(now - began[0], 0.0))
 
     def add(self, other: StreamStats) -> None:
         self.count += other.count

@@ -21,6 +21,7 @@ class Peer:
         "address",
         "answers",
         "backup",
+        "begun",
         "bit",
         "checked",
         "config",
@@ -55,6 +56,7 @@ class Peer:
         self.checked = 0
         self.health = Health.UNKNOWN
         self.stats = BackendStats()
+        self.begun = 0  # long streams, ever
         self.answers = [[0] * BUCKETS for _ in range(6)]  # by status // 100, and by how long the head took
         self.dialled = 0  # connections or requests that got a connection made for them
         self.idle: list[Any] = []  # the data plane's kept-alive connections, newest last
@@ -86,6 +88,11 @@ class Peer:
             answers[0][1] if len(answers) == 1 else map(sum, zip(*(row for _, row in answers), strict=True))
         )
         return stats
+
+    def begin_stream(self) -> None:
+        """One more long stream is here."""
+        self.stats.long_streams += 1
+        self.begun += 1
 
     def judge(self) -> None:
         """Whether it may be picked, by what the operator and the checks say."""

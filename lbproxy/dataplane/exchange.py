@@ -111,7 +111,7 @@ class Exchange(WatchFailover):
         stats = peer.stats
         stats.total += 1
         if self._long:
-            stats.long_streams += 1
+            peer.begin_stream()
             self.deadline = NEVER
         backend.client = self
         backend.left = AWAITING_HEAD
@@ -254,7 +254,7 @@ class Exchange(WatchFailover):
         self.out = b""
         if not self._long:
             self._long = True
-            self.peer.stats.long_streams += 1
+            self.peer.begin_stream()
         if self.listener.access is not None and self.listener.access.at_open:
             self._log_open()
         relay = UpgradedRelay(self, sock)

@@ -247,7 +247,7 @@ def _fill_exchange(client: HttpConnection, state: State) -> None:
     client._selection = listener.pool.select(client.client_ip, state["key"])
     client._selection.take(peer)
     if client._long:
-        peer.stats.long_streams += 1
+        peer.begin_stream()
 
 
 def _response(backend: BackendConnection) -> State:

@@ -189,7 +189,7 @@ class Worker:
         for one in [one for one in self._retired if not one.connections]:
             self._retired.remove(one)
             self._statistics.keep(one)
-        self._statistics.forget()
+        self._statistics.streams.forget()
         self._balance()
         self._reactor.settle()
 

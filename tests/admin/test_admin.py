@@ -271,9 +271,7 @@ async def test_status_has_the_fields_that_scripts_rely_on(view: Fixed) -> None:
 
 
 async def test_long_streams_leases_and_retries_are_shown(view: Fixed) -> None:
-    streams = [StreamStats(), StreamStats()]
-    for age in (5.0, 300.0, 7200.0):
-        streams[0].note(age)
+    streams = [StreamStats.of([0.0, 6900.0, 7195.0], 7200.0), StreamStats()]
     view.stats.streams = {"masters": [{"watch": streams[0]}, {"exec": streams[1]}]}
     view.stats.pools["masters"][0].long_streams = 3
     view.stats.pools["masters"][0].retry("stale")

@@ -17,7 +17,7 @@ from lbproxy.core.peer import Peer
 from lbproxy.dataplane.pipes import ENOUGH, SIZE, SMALLEST
 from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP, Reactor
 from lbproxy.dataplane.response import AWAITING_HEAD, DONE, Response
-from lbproxy.dataplane.sockets import reset_on_close
+from lbproxy.dataplane.sockets import FEW, reset_on_close
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
 if TYPE_CHECKING:
@@ -40,11 +40,12 @@ class BackendConnection(Response):
         "_reactor",
         "_recv",
         "_retire_at",
-        "_send",
+        "_room",
         "deadline",
         "filed",
         "out",
         "requests",
+        "send",
         "sock",
         "source",
     )
@@ -60,7 +61,8 @@ class BackendConnection(Response):
         self.filed = UNFILED
         self._reactor = reactor
         self._recv = sock.recv
-        self._send = sock.send
+        self.send = sock.send
+        self._room = FEW
         self._hung_up = False
         self._in_bulk = False
         self._idle_config = idle
@@ -70,7 +72,7 @@ class BackendConnection(Response):
 
     def write(self, data: bytes) -> bool:
         """Send; what is not taken is kept, and then False. Raises OSError when the connection is broken."""
-        send = self._send
+        send = self.send
         try:
             sent = send(data)
         except BlockingIOError:
@@ -92,36 +94,32 @@ class BackendConnection(Response):
         if events == IN_OUT and not (self.out or client.out or self._in_bulk):  # as read(), without the loop
             watch = client.watch
             # A watch keeps the piece that its last event came in: better one that was not cut from a large buffer.
-            size = CHUNK if watch is None else EVENT
+            size = self._room if watch is None else EVENT
             recv = self._recv  # by name: a call of a slot that is no method takes Python's slow way
             try:
                 data = recv(size)
             except BlockingIOError:
                 return
             except OSError as error:
+                self._reactor.send_all()
                 self._broken(error.errno)
                 return
-            if watch is not None and self.left == CHUNKED and watch.body.passes(data):
-                # As client.write(), for an event that goes to a client with room: a tenth of a microsecond.
-                client._bytes_out += (length := len(data))
-                send = client._send
-                try:
-                    sent = send(data)
-                except BlockingIOError:
-                    sent = 0
-                except OSError:
-                    client._client_gone()
+            if client.plain:
+                if client.answer_plain(data, size):
                     return
-                if sent < length:
-                    client.out = data[sent:]
-            elif not data:
-                self._on_eof()
-            elif self.left == AWAITING_HEAD:
-                self._on_head_bytes(client, data)
-            else:
-                self._on_body(data)
-            if len(data) == size and self.client is client:
-                self.read()
+            elif watch is not None and self.left == CHUNKED and watch.body.passes(data):
+                # As client.write(), for an event that goes to a client with room.
+                client._bytes_out += len(data)
+                self._reactor.outbox.append((client.send, data, client))
+                if len(data) == size:
+                    self.read()
+                return
+            self._reactor.send_all()
+            if self.client is client:
+                self._take_up(client, data, size)
+            return
+        self._reactor.send_all()
+        if self.client is not client:
             return
         if events & OUT and self.out:
             try:
@@ -136,8 +134,21 @@ class BackendConnection(Response):
                 self._hung_up = True
             self.read()
 
+    def _take_up(self, client: Exchange, data: bytes, size: int) -> None:
+        """Forward what was read, at most `size` bytes, and read on if there may be more."""
+        if not data:
+            self._on_eof()
+        elif self.left == AWAITING_HEAD:
+            self._on_head_bytes(client, data)
+        else:
+            self._on_body(data)
+        if len(data) == size and self.client is client:
+            self._room = CHUNK
+            self.read()
+
     def read(self) -> None:
         """Move what the backend has to the client, until there is no more or the client is full."""
+        self._reactor.send_all()
         client = self.client
         recv = self._recv
         for turn in range(TURNS):
@@ -255,6 +266,17 @@ class BackendConnection(Response):
         if reset:
             reset_on_close(self.sock)
         self._reactor.close(self.sock)
+
+    def on_unsent(self, rest: bytes) -> None:
+        """The backend does not take all of a request that was in the outbox."""
+        if self.client is not None:
+            self.out = rest
+
+    def on_send_failed(self, error: OSError) -> None:
+        """It has gone before the request that was in the outbox."""
+        client = self.client
+        if client is not None:
+            client.on_backend_gone(answered=False, reset=True, sent=False)
 
     def hand_over(self) -> tuple[SocketType, bytes]:
         """Give the socket to a relay (after 101), with what is still to be sent to the backend."""

@@ -19,7 +19,7 @@ from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.pipes import IN_PIPE, Pipe
 from lbproxy.dataplane.plain import PlainExchange
 from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP
-from lbproxy.dataplane.sockets import reset_on_close
+from lbproxy.dataplane.sockets import FEW, reset_on_close
 from lbproxy.dataplane.timers import NEVER
 
 LINGER_TIME = 2.0  # seconds
@@ -30,7 +30,7 @@ IN_OUT = IN | OUT  # what epoll says of a socket that has bytes to read and noth
 class HttpConnection(PlainExchange):
     """One client. Made by the listener for each accepted socket."""
 
-    __slots__ = ("_heads", "_hung_up", "_plain")
+    __slots__ = ("_heads", "_hung_up", "_plain", "_room")
 
     def __init__(self, listener: Listener, sock: SocketType, ip: str, port: int) -> None:
         super().__init__(listener, sock, ip, port)
@@ -38,6 +38,7 @@ class HttpConnection(PlainExchange):
         self._heads, self._tail = listener.heads.known_client(ip)
         self._plain = self._heads.plain
         self._hung_up = False  # the client has sent FIN
+        self._room = FEW
         listener.timers.arm_briefly(self, listener.timeouts.request_header)
         listener.reactor.add(sock.fileno(), self.on_event)
         listener.enter(self)
@@ -51,18 +52,23 @@ class HttpConnection(PlainExchange):
     def on_event(self, events: int) -> None:
         if events == IN_OUT and self.phase == READING and not (self._in or self.out):
             recv = self._recv  # by name: a call of a slot that is no method takes Python's slow way
+            size = self._room
             try:
-                data = recv(CHUNK)
+                data = recv(size)
             except BlockingIOError:
                 return
             except OSError:
                 data = b""
             known = self._plain.get(data)
-            if known is not None:
-                self.begin_plain(*known)
-            elif self._received(data):
+            if known is not None and len(data) < size:
+                line, block, forward = known
+                self.begin_plain(line, block, forward)
+                return
+            self.listener.reactor.send_all()
+            if self.phase == READING and self._received(data, size):
                 self._read()
             return
+        self.listener.reactor.send_all()
         if events & OUT and self.out:
             self._flush()
         if events == OUT:
@@ -151,16 +157,18 @@ class HttpConnection(PlainExchange):
                 return
             except OSError:
                 data = b""
-            if not self._received(data):
+            if not self._received(data, CHUNK):
                 return
 
-    def _received(self, data: bytes) -> bool:
-        """Take up what was read. True if there is, or may be, more to read now."""
+    def _received(self, data: bytes, most: int) -> bool:
+        """Take up what was read, of at most `most` bytes. True if there is, or may be, more to read now."""
         if not data:
             self._on_eof_between()
             return False
         # After a full read there may be more, and edge-triggered epoll will not say so again.
-        self._readable = len(data) == CHUNK
+        self._readable = len(data) == most
+        if self._readable:
+            self._room = CHUNK
         known = len(self._in)
         if known:
             self._in += data
@@ -251,12 +259,7 @@ class HttpConnection(PlainExchange):
         key = b""
         if listener.key:
             key = {"remote_addr": self._ip.encode(), "uri": line.target}.get(listener.key, block.key)
-        selection = self._selection
-        if selection is None:
-            self._selection = selection = listener.pool.select(self._ip, key)
-        else:
-            selection.restart(key)
-        self.choose(selection)
+        self.choose(self.restarted(key))
 
     def _refuse(self, error: BadMessageError, termination: Termination) -> None:
         """Answer a request that could not be read; nothing after it can be."""
@@ -279,7 +282,7 @@ class HttpConnection(PlainExchange):
         if self.out:
             self.out += data
             return
-        send = self._send
+        send = self.send
         try:
             sent = send(data)
         except BlockingIOError:
@@ -308,6 +311,22 @@ class HttpConnection(PlainExchange):
             return False
         self.out, self._pipe = IN_PIPE, pipe
         return False
+
+    def on_unsent(self, rest: bytes) -> None:
+        """The client does not take all of what was in the outbox."""
+        if self.phase == CLOSED:
+            reset_on_close(self.sock)  # a FIN would say that this was all
+            return
+        self.out = rest
+        if self.phase == READING:
+            self._wait_until_taken()
+
+    def on_send_failed(self, error: OSError) -> None:
+        """It has gone before what was in the outbox."""
+        if self.phase == EXCHANGE:
+            self._client_gone()
+        else:
+            self.close_now()
 
     def _flush(self) -> None:
         data, self.out = self.out, b""

@@ -170,7 +170,7 @@ class Exchange(WatchFailover):
         if not self._close and head.minor and line.minor:
             if not head.hop:
                 return b""
-            if forward := plain_response(head, data[:body], body, close=False):
+            if forward := plain_response(head, data[:body], body):
                 return forward
         connection = b"close" if self._close else b"" if line.minor else b"keep-alive"
         return response_head_to_forward(

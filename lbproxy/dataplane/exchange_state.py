@@ -7,7 +7,7 @@ from socket import SocketType
 from typing import TYPE_CHECKING
 
 from lbproxy.core.histogram import BOUNDS
-from lbproxy.core.http1 import ChunkedWalk, RequestBlock, RequestLine, ResponseHead
+from lbproxy.core.http1 import ChunkedWalk, RequestBlock, RequestLine
 from lbproxy.core.peer import Peer
 from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
@@ -48,6 +48,7 @@ class ExchangeState:
         "_in",
         "_ip",
         "_long",
+        "_picks",
         "_pipe",
         "_port",
         "_quiet",
@@ -55,12 +56,11 @@ class ExchangeState:
         "_recv",
         "_retried",
         "_seen",
-        "_selection",
-        "_send",
         "_source",
         "_started",
         "_status",
         "_tail",
+        "_unnoted",
         "_walk",
         "block",
         "deadline",
@@ -72,6 +72,7 @@ class ExchangeState:
         "peer",
         "phase",
         "plain",
+        "send",
         "sock",
         "wants_plain_body",
         "watch",
@@ -89,17 +90,18 @@ class ExchangeState:
         self.method = ""
         self.peer: Peer | None = None
         self.wants_plain_body = False  # an HTTP/1.0 client gets a chunked body without its framing
-        self.plain = False  # a repeatable request without a body, and nothing has come after it: see answer_whole
+        self.plain = False  # a repeatable request without a body, and nothing has come after it: see plain.py
         self.watch: Watch | None = None
         self._recv = sock.recv
-        self._send = sock.send
+        self.send = sock.send
         self._ip = ip
         self._port = port
         self._pipe: Pipe | None = None  # holds what the client has not taken yet
         self._tail = b""  # the end of a forwarded head
         self._in = b""  # received and not yet parsed
         self._readable = False  # there may be more to receive, and no event will say so
-        self._selection: Selection | None = None
+        self._picks: Selection | None = None  # of this connection's requests, one after the other
+        self._unnoted = False  # `peer` was picked the short way, and `_picks` has not been told
         self._backend: BackendConnection | None = None
         self._blamed: Peer | None = None  # who failed last: the log names it
         self._dial: Dial | None = None
@@ -117,6 +119,29 @@ class ExchangeState:
         self._bytes_out = 0
         self._seen = -1
         self._quiet = 0
+
+    @property
+    def _selection(self) -> Selection | None:
+        """The walk through the backends that this request is on; None before the first request.
+
+        A request that is answered the short way needs none, so it is made up for when somebody asks.
+        """
+        if self._unnoted:
+            self._unnoted = False
+            picks = self.restarted(b"")
+            if self.peer is not None:
+                picks.tried = self.peer.bit
+        return self._picks
+
+    def restarted(self, key: bytes) -> Selection:
+        """A new walk."""
+        self._unnoted = False
+        picks = self._picks
+        if picks is None:
+            self._picks = picks = self.listener.pool.select(self._ip, key)
+        else:
+            picks.restart(key)
+        return picks
 
     @property
     def began(self) -> float:
@@ -166,6 +191,14 @@ class ExchangeState:
         """A callback raised what it should not: end this connection."""
         raise NotImplementedError
 
+    def on_unsent(self, rest: bytes) -> None:
+        """As in reactor.py."""
+        raise NotImplementedError
+
+    def on_send_failed(self, error: OSError) -> None:
+        """As in reactor.py."""
+        raise NotImplementedError
+
     def write(self, data: bytes) -> None:
         """Send to the client; what it does not take is kept, and the backend is not read until it is gone."""
         raise NotImplementedError
@@ -174,8 +207,8 @@ class ExchangeState:
         """As write(), of `size` bytes in a pipe. False if it keeps the pipe."""
         raise NotImplementedError
 
-    def answer_whole(self, head: ResponseHead, data: bytes, body: int) -> bool:
-        """The answer to a plain request, in one piece; False if its head takes more than the short way."""
+    def answer_plain(self, data: bytes, most: int) -> bool:
+        """What a backend has said to a plain request, of at most `most` bytes; False if it takes the long way."""
         raise NotImplementedError
 
     def next_request(self) -> None:

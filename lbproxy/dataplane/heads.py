@@ -21,7 +21,7 @@ from lbproxy.core.http1 import (
 )
 
 MAX_ENTRIES = 4096
-MAX_BYTES = 2 << 20  # of keys; what is kept for them is about as large
+MAX_BYTES = 2 << 20  # of keys; what is kept for them is about as large, and counted for whole heads
 MAX_CACHED = 4096  # bytes of one line or block; longer ones (large bearer tokens) are parsed each time
 
 
@@ -34,7 +34,8 @@ class HeadCache:
         self.policy = policy
         self.lines: dict[bytes, RequestLine] = {}
         self.blocks: dict[bytes, RequestBlock] = {}
-        self.plain: dict[bytes, tuple[RequestLine, RequestBlock]] = {}  # whole heads, CRLF CRLF included
+        # By whole heads, CRLF CRLF included; the third is what goes to the backend, but for the tail.
+        self.plain: dict[bytes, tuple[RequestLine, RequestBlock, bytes]] = {}
         self._plain_methods = plain_methods
         self._bytes = 0
         self._plain_bytes = 0
@@ -70,11 +71,13 @@ class HeadCache:
             and end <= MAX_CACHED
             and (head := data[:end]) not in self.plain
         ):
-            self._plain_bytes += end
+            forward = line.forward + block.forward
+            size = end + len(forward)
+            self._plain_bytes += size
             if self._plain_bytes > MAX_BYTES or len(self.plain) >= MAX_ENTRIES:
                 self.plain.clear()
-                self._plain_bytes = end
-            self.plain[head] = line, block
+                self._plain_bytes = size
+            self.plain[head] = line, block, forward
 
     def _room_for(self, key: bytes) -> bool:
         size = len(key)

@@ -244,8 +244,7 @@ def _fill_exchange(client: HttpConnection, state: State) -> None:
     client.wants_plain_body = state["plain_body"]
     client.phase = EXCHANGE
     client.peer = peer = listener.pool.named(state["peer"])
-    client._selection = listener.pool.select(client.client_ip, state["key"])
-    client._selection.take(peer)
+    client.restarted(state["key"]).take(peer)
     if client._long:
         peer.begin_stream()
 

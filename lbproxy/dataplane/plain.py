@@ -12,13 +12,16 @@ from bisect import bisect_left
 from socket import SHUT_WR
 
 from lbproxy.core.histogram import BOUNDS
-from lbproxy.core.http1 import RequestBlock, RequestLine, ResponseHead, plain_response
+from lbproxy.core.http1 import RequestBlock, RequestLine, whole_answer
+from lbproxy.core.peer import Peer
 from lbproxy.dataplane.exchange import Exchange
-from lbproxy.dataplane.exchange_state import EXCHANGE
+from lbproxy.dataplane.exchange_state import EXCHANGE, READING
 from lbproxy.dataplane.listener import NORMAL
 from lbproxy.dataplane.relay import MSG_MORE
-from lbproxy.dataplane.response import AWAITING_HEAD
+from lbproxy.dataplane.response import AWAITING_HEAD, DONE
 from lbproxy.dataplane.timers import NEVER
+
+SHORTEST = BOUNDS[0]
 
 
 class PlainExchange(Exchange):
@@ -26,10 +29,11 @@ class PlainExchange(Exchange):
 
     __slots__ = ()
 
-    def begin_plain(self, line: RequestLine, block: RequestBlock) -> None:
+    def begin_plain(self, line: RequestLine, block: RequestBlock, forward: bytes) -> None:
         """A request like one before, complete, with nothing behind it: as _begin, choose and _attach."""
         listener = self.listener
         if listener.admission is not None and line.herd:
+            listener.reactor.send_all()
             self._begin(line, block)
             return
         timers = listener.timers
@@ -43,20 +47,17 @@ class PlainExchange(Exchange):
         self._status = self._bytes_in = self._bytes_out = self._body_left = 0
         self._retried = self._long = self._readable = False
         self._blamed = None
-        selection = self._selection
-        if selection is None:
-            self._selection = selection = listener.pool.select(self._ip)
+        ahead = listener.pool.ahead
+        if ahead and ahead[-1].idle:  # as Selection.pick, without the selection
+            self.peer = peer = ahead.pop()
+            peer.conns += 1
+            self._unnoted = True
         else:
-            selection.tried = 0
-            selection.tier = listener.pool.primary
-            selection.tries = listener.pool.tries
-            selection.hash = -1  # ip_hash goes on from here, and a new walk does not
-            selection.misses = 0
-        peer = selection.pick(listener.reactor.second)
-        if peer is None or not peer.idle:
-            self.go_on_with(peer, selection)
-            return
-        self.peer = peer
+            picked = self.restarted(b"").pick(listener.reactor.second)
+            if picked is None or not picked.idle:
+                self._begin_by_dial(picked)
+                return
+            self.peer = peer = picked
         self._backend = backend = peer.idle.pop()
         self._source = backend.source
         peer.stats.total += 1
@@ -64,64 +65,87 @@ class PlainExchange(Exchange):
         backend.left = AWAITING_HEAD
         backend.requests += 1
         backend.deadline = NEVER
-        try:
-            if backend.write(line.forward + block.forward + self._tail):
-                self.deadline = deadline = now + listener.timeouts.response_header
-                if deadline < self.filed:
-                    timers.file(self, deadline)
-        except OSError:
-            self.on_backend_gone(answered=False, reset=True, sent=False)
+        listener.reactor.outbox.append((backend.send, forward + self._tail, backend))
+        self.deadline = deadline = now + listener.timeouts.response_header
+        if deadline < self.filed:
+            timers.file(self, deadline)
+
+    def _begin_by_dial(self, peer: Peer | None) -> None:
+        self.listener.reactor.send_all()
+        if self.phase == EXCHANGE:
+            assert self._picks is not None
+            self.go_on_with(peer, self._picks)
+        elif peer is not None:  # the client was gone before the answer to its last request
+            peer.conns -= 1
 
     def _begin(self, line: RequestLine, block: RequestBlock) -> None:
         """The long way."""
         raise NotImplementedError
 
-    def answer_whole(self, head: ResponseHead, data: bytes, body: int) -> bool:
-        """The answer, `data`, with its body at `body`: as begin_response, write and on_response_end.
+    def answer_plain(self, data: bytes, most: int) -> bool:
+        """The answer: as parse_response_head, begin_response, write and on_response_end.
 
-        False, and nothing has been done, if its head takes more than that.
+        False, and nothing has been done, if that takes more: it has come in pieces, or there may be more behind it.
         """
-        data = plain_response(head, data, body, close=self._close)
-        if not data:
-            return False
         size = len(data)
+        shape = whole_answer(data) if size < most else None
+        if shape is None:
+            self.plain = False
+            return False
+        close = self._close
+        if close or shape.connection:
+            data = shape.forward(data, close=close)
+            size = len(data)
         listener = self.listener
-        self._status = status = head.status
-        kind = status // 100
+        self._status = shape.status
+        kind = shape.kind
         listener.classes[kind] += 1
-        send = self._send
-        # With the FIN that follows below it leaves as one segment: 1.5 µs less.
-        try:
-            sent = send(data, MSG_MORE) if self._close else send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._client_gone()
-            return True
-        if sent < size:
-            self.out = data[sent:]
+        if close:
+            # With the FIN that follows below it leaves as one segment: 1.5 µs less.
+            try:
+                sent = self.send(data, MSG_MORE)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._client_gone()
+                return True
+            if sent < size:
+                self.out = data[sent:]
+        else:
+            listener.reactor.outbox.append((self.send, data, self))
         backend, peer = self._backend, self.peer
         assert backend is not None
         assert peer is not None
+        timers = listener.timers
+        now = timers.now
         if peer.fails and self._selection is not None:
             self._selection.succeed(peer, listener.reactor.second)
         peer.conns -= 1
         stats = peer.stats
         stats.bytes_out += size
-        seconds = listener.timers.now - self._asked
+        seconds = now - self._asked
         stats.head_seconds += seconds
-        peer.answers[kind][bisect_left(BOUNDS, seconds)] += 1  # as _count_answer
+        peer.answers[kind][0 if seconds <= SHORTEST else bisect_left(BOUNDS, seconds)] += 1  # as _count_answer
         self._backend = None
+        backend.left = DONE
         backend.release()
         listener.stats.bytes_out += size
         listener.answered += 1
         access = listener.access
         if access is not None and access.at_close:
             self._bytes_out = size
-            self._answered = listener.timers.now
+            self._answered = now
             self._log(NORMAL)
         self.peer = None
-        if self._close and not self.out:  # as next_request(), which would find nothing that speaks against it
+        if not close:  # as next_request(), which would find nothing that speaks against it
+            self.phase = READING
+            self._started = 0.0
+            self.deadline = deadline = now + listener.timeouts.keepalive
+            if deadline < self.filed:
+                timers.file(self, deadline)
+        elif self.out:
+            self.next_request()
+        else:
             # Not left to close(), which comes at the batch's end: meanwhile the client reads, and what it has sent
             # and nobody read would make of a close a RST, with the answer still unsent.
             try:  # noqa: SIM105 - suppress() costs 0.3 µs
@@ -129,6 +153,4 @@ class PlainExchange(Exchange):
             except OSError:  # it is gone already
                 pass
             self.close_now()
-        else:
-            self.next_request()
         return True

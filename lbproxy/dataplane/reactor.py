@@ -11,6 +11,11 @@ What callbacks may rely on:
 - Events are hints: a callback must make the system call and believe that (an event may be stale or repeated).
 - An fd is closed only after the batch of events it was in, so a number is never reused under a stale event.
 - `timers.now` and `second` are the time at the start of the batch.
+
+What is sent in the common case goes to `outbox` and leaves when the batch has been handled: with all receiving and
+deciding in one row and all sending in another, the interpreter's code stays in the cache, and a peer that sleeps is
+woken once for several messages (1 µs per request in http mode, 0.3 in tcp mode). Whoever sends in another way calls
+`send_all()` first, and before it looks at any state, because a failure to send changes that: so nothing is overtaken.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import select
 import time
 from collections.abc import Callable
 from socket import SocketType
+from typing import Any, Protocol
 
 import trio
 
@@ -36,11 +42,21 @@ STREAM = IN | OUT | RDHUP | select.EPOLLET
 
 LINGER = 0.002  # seconds in our own epoll before the task goes back to trio's
 BUDGET = 0.002  # seconds of callbacks before trio's other tasks get a turn
-MAX_EVENTS = 256
+MAX_EVENTS = 64  # of a batch: what is in the outbox does not wait for more
 
 Handler = Callable[[int], None]
 
 log = logging.getLogger(__name__)
+
+
+class Sender(Protocol):
+    """Whose bytes are in the outbox."""
+
+    def on_unsent(self, rest: bytes) -> None:
+        """The socket has not taken all: `rest` is to be kept until it is writable."""
+
+    def on_send_failed(self, error: OSError) -> None:
+        """The connection is broken."""
 
 
 class Reactor:
@@ -56,6 +72,7 @@ class Reactor:
         "_ticking",
         "handlers",
         "internal_errors",
+        "outbox",
         "pipes",
         "second",
         "timers",
@@ -69,6 +86,7 @@ class Reactor:
         self.second = int(self.timers.now)  # whole seconds: nginx's clock for fail_timeout
         self.internal_errors = 0
         self.pipes = Pipes()  # what one worker has of them
+        self.outbox: list[tuple[Callable[[bytes], int], bytes, Sender]] = []  # to be sent at the batch's end
         self._closing: list[SocketType] = []
         self._again: list[tuple[Handler, int]] = []
         self._after_wait: list[Callable[[], None]] = []
@@ -93,6 +111,23 @@ class Reactor:
     def again(self, handler: Handler, events: int = IN) -> None:
         """Call `handler(events)` once more after this batch: it stopped for fairness, and no new edge will come."""
         self._again.append((handler, events))
+
+    def send_all(self) -> None:
+        """Send what is in the outbox."""
+        if not self.outbox:
+            return
+        outbox = self.outbox[:]
+        self.outbox.clear()
+        for send, data, sender in outbox:
+            try:
+                sent = send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._guarded(sender.on_send_failed, error)
+                continue
+            if sent != len(data):
+                self._guarded(sender.on_unsent, data[sent:])
 
     def at_batch_end(self, function: Callable[[], None]) -> None:
         """Call `function` once, when the events at hand have been handled."""
@@ -131,7 +166,8 @@ class Reactor:
     def _burst(self) -> bool:
         """Handle events until none came for LINGER (False) or BUDGET is used up (True)."""
         poll = self._epoll.poll
-        get = self.handlers.get
+        handlers = self.handlers
+        outbox = self.outbox
         monotonic = self._clock
         timers = self.timers
         stop = monotonic() + BUDGET
@@ -149,15 +185,19 @@ class Reactor:
                 self._end_batch()  # what a timer has closed is not left open until something happens
                 break
             for fd, event in events:
-                handler = get(fd)
-                if handler is not None:
-                    try:
-                        handler(event)
-                    except Exception:  # the one guard: a bug ends a connection, not the worker
-                        self._bug(getattr(handler, "__self__", None))
+                try:
+                    handler = handlers[fd]
+                except KeyError:
+                    continue
+                try:
+                    handler(event)
+                except Exception:  # the one guard: a bug ends a connection, not the worker
+                    self._bug(getattr(handler, "__self__", None))
+            if outbox:
+                self.send_all()
             if self._again:
                 self._run_again()
-            if self._closing or self._at_end:
+            if self._closing or self._at_end or outbox:
                 self._end_batch()
             if now > stop:
                 break
@@ -168,12 +208,16 @@ class Reactor:
     def _run_again(self) -> None:
         handlers, self._again = self._again, []
         for handler, events in handlers:
-            try:
-                handler(events)
-            except Exception:
-                self._bug(getattr(handler, "__self__", None))
+            self._guarded(handler, events)
+
+    def _guarded(self, function: Callable[[Any], None], argument: Any) -> None:
+        try:
+            function(argument)
+        except Exception:
+            self._bug(getattr(function, "__self__", None))
 
     def _end_batch(self) -> None:
+        self.send_all()
         functions, self._at_end = self._at_end, []
         for function in functions:
             function()

@@ -19,12 +19,10 @@ from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.pipes import ENOUGH, IN_PIPE, Pipe
 from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP, Reactor
-from lbproxy.dataplane.sockets import pending_error, reset_on_close
+from lbproxy.dataplane.sockets import FEW, pending_error, reset_on_close
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
 CHUNK = 65536  # bytes per recv(): the largest that costs one allocation from malloc's arena, not an mmap
-BUFFER = bytearray(CHUNK)  # of one worker's relays: what is in it is sent before anybody else reads
-VIEW = memoryview(BUFFER)
 BULK = 2  # full chunks in a row that make it bulk, for pipes.py
 TURNS = 16  # full chunks one direction may move before others get a turn
 IN_OUT = IN | OUT  # what epoll says of a socket that has bytes to read and nothing else
@@ -42,11 +40,12 @@ class Half:
         "bytes_read",
         "eof",
         "other",
+        "outbox",
         "pending",
         "pipe",
         "recv",
-        "recv_into",
         "relay",
+        "room",
         "send",
         "shut",
         "sock",
@@ -56,8 +55,9 @@ class Half:
         self.relay = relay
         self.sock = sock
         self.recv = sock.recv
-        self.recv_into = sock.recv_into
         self.send = sock.send
+        self.outbox = relay.reactor.outbox
+        self.room = FEW
         self.other: Half = self  # set by Relay.join
         self.pending = b""  # to be sent to it; IN_PIPE if that is in `pipe`
         self.pipe: Pipe | None = None
@@ -70,30 +70,23 @@ class Half:
         other = self.other
         if events == IN_OUT and not (self.bulk or self.pending or other.pending):
             # As pump(), of a message that comes alone, which is what a kept connection sees: a call and a loop less.
-            # No `eof` to look for: with FIN the event would say RDHUP. And into a buffer that is there already: malloc
-            # takes half a microsecond to make 64 KiB for each read and to take most of it back.
-            recv_into, send = self.recv_into, other.send
+            # No `eof` to look for: with FIN the event would say RDHUP.
+            recv, most = self.recv, self.room
             try:
-                size = recv_into(BUFFER)
+                data = recv(most)
             except BlockingIOError:
                 return
             except OSError as error:
                 self._fail(self, error.errno)
                 return
+            size = len(data)
             if not size:
                 self.on_eof()
                 return
             self.bytes_read += size
-            try:
-                sent = send(VIEW[:size])
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                self._fail(other, error.errno)
-                return
-            if sent < size:
-                other.pending = bytes(VIEW[sent:size])
-            elif size == CHUNK:
+            self.outbox.append((other.send, data, other))
+            if size == most:
+                self.room = CHUNK
                 self.pump()
             return
         if events & OUT and self.pending:
@@ -103,6 +96,8 @@ class Half:
 
     def pump(self, events: int = IN) -> None:
         """Move what this side has to the other, until it is empty or the other is full."""
+        if self.outbox and not self.eof:
+            self.relay.reactor.send_all()
         other = self.other
         if other.pending or self.eof:
             # not reading: a reset would go unnoticed if it were not asked for
@@ -233,6 +228,14 @@ class Half:
 
     def on_bug(self) -> None:
         self.relay.on_bug()
+
+    def on_unsent(self, rest: bytes) -> None:
+        """The socket does not take all of what was in the outbox."""
+        self.pending = rest
+
+    def on_send_failed(self, error: OSError) -> None:
+        """It has gone before what was in the outbox."""
+        self._fail(self, error.errno)
 
     def _fail(self, who: Half, code: int | None) -> None:
         if code:
@@ -389,6 +392,7 @@ class _Nobody(Half):
 
     def __init__(self) -> None:
         self.pending = b"-"  # so nothing is read for it
+        self.outbox = []
         self.eof = self.shut = True
 
 

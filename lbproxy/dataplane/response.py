@@ -67,10 +67,6 @@ class Response:
             if client.watch is not None and head.status >= 200:
                 self._on_resumed_head(client, head, data, end + 4)
                 return
-            if head.whole and client.plain and len(data) - end - 4 == head.length:
-                self.left = DONE
-                if client.answer_whole(head, data, end + 4):
-                    return
             if head.status in REFUSALS:
                 if (
                     head.status == UNAVAILABLE

@@ -39,9 +39,6 @@ def always_bulk(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"lbproxy.dataplane.{module}.CHUNK", 4096)
         monkeypatch.setattr(f"lbproxy.dataplane.{module}.BULK", 0)
         monkeypatch.setattr(f"lbproxy.dataplane.{module}.ENOUGH", 1)
-    buffer = bytearray(4096)
-    monkeypatch.setattr("lbproxy.dataplane.relay.BUFFER", buffer)
-    monkeypatch.setattr("lbproxy.dataplane.relay.VIEW", memoryview(buffer))
 
 
 def pipes_in_use(lb: Balancer) -> int:

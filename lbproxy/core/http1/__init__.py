@@ -31,6 +31,7 @@ from lbproxy.core.http1.response import (
     plain_response,
     response_head_to_forward,
 )
+from lbproxy.core.http1.whole import Shape, whole_answer
 
 __all__ = [
     "CHUNKED",
@@ -45,9 +46,11 @@ __all__ = [
     "RequestBlock",
     "RequestLine",
     "ResponseHead",
+    "Shape",
     "parse_request_block",
     "parse_request_line",
     "parse_response_head",
     "plain_response",
     "response_head_to_forward",
+    "whole_answer",
 ]

@@ -19,7 +19,12 @@ from lbproxy.core.http1.grammar import (
 _RESPONSE_LINES = re.compile(
     rb"\r\n(?:[ \t]|[CcTtKkPpUu](?i:ontent-length|ransfer-encoding|onnection|eep-alive|roxy-connection|pgrade)[ \t]*:)"
     rb"[^\r\n]*"
-).findall
+)
+_find_lines = _RESPONSE_LINES.findall
+framing_lines = _RESPONSE_LINES.finditer
+FRAMING_NAMES = frozenset(
+    {b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"proxy-connection", b"upgrade"}
+)
 # `HTTP/1.1 200` → (1, 200), for all there are: a look-up instead of a match, two conversions and their objects.
 _STATUS = {b"HTTP/1.%d %d" % (minor, code): (minor, code) for minor in (0, 1) for code in range(100, 600)}
 _BODYLESS = frozenset({*range(100, 200), 204, 304})  # no body, whatever Content-Length says (RFC 9112, 6.3)
@@ -28,8 +33,7 @@ REFUSALS = frozenset({429, 503})  # what an apiserver that shuts down says to re
 _TEXT = bytes(set(range(256)) - {0x00, 0x0A, 0x0D})
 _LINE_ENDS = b"\r\n" * 1024
 # What many servers say though HTTP/1.1 means it anyway: removed without taking the head apart.
-_KEEP_ALIVE = b"\r\nConnection: keep-alive"
-_CLOSE = b"Connection: close\r\n\r\n"
+KEEP_ALIVE = b"\r\nConnection: keep-alive"
 
 
 # What has been understood of framing lines before: backends say the same few things again and again, but for lengths.
@@ -63,7 +67,7 @@ def parse_response_head(data: bytes, end: int) -> ResponseHead:
     ends = lines.translate(None, _TEXT)
     if not _LINE_ENDS.startswith(ends) and ends.replace(b"\r\n", b""):
         raise BadMessageError("there is a bare LF, a bare CR or a NUL in the response head")
-    framing = _RESPONSE_LINES(lines)
+    framing = _find_lines(lines)
     # The status line's first 13 bytes and the framing lines decide everything below: half of the cost is saved.
     key = lines[:13] + b"".join(framing)
     head = _known.get(key)
@@ -113,18 +117,16 @@ def _understand(status_line: bytes, framing: list[bytes]) -> ResponseHead:
     return head
 
 
-def plain_response(head: ResponseHead, data: bytes, body: int, *, close: bool) -> bytes:
-    """A `whole` response, `data`, as it goes to a client of HTTP/1.1; its body begins at `body`.
+def plain_response(head: ResponseHead, data: bytes, body: int) -> bytes:
+    """A `whole` response, `data`, without its one line `Connection: keep-alive`; its body begins at `body`.
 
-    b"" if that takes response_head_to_forward: it has hop-by-hop lines other than `Connection: keep-alive`.
+    b"" if that takes response_head_to_forward: it has other hop-by-hop lines.
     """
-    if not head.hop:
-        return data if not close else data[: body - 2] + _CLOSE + data[body:]
-    at = data.find(_KEEP_ALIVE, 0, body) if head.hop == 1 else -1
-    after = at + len(_KEEP_ALIVE)
+    at = data.find(KEEP_ALIVE, 0, body) if head.hop == 1 else -1
+    after = at + len(KEEP_ALIVE)
     if at < 0 or not data.startswith(b"\r\n", after):
         return b""
-    return data[:at] + data[after:] if not close else data[:at] + b"\r\nConnection: close" + data[after:]
+    return data[:at] + data[after:]
 
 
 def response_head_to_forward(head: bytes, *, chunked: bool, upgrade: bool, connection: bytes) -> bytes:

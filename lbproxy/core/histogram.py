@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 # Seconds; a duration counts in the first one that is not below it. 1 s is among them: it is what alerts ask for.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 BUCKETS = len(BOUNDS) + 1
+SHORTEST = BOUNDS[0]  # most are not longer, and it is quicker to ask than to search
 
 
 @dataclass(slots=True)

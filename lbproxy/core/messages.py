@@ -202,7 +202,7 @@ class BackendStats:
         self.retries[reason] = self.retries.get(reason, 0) + 1
 
     def dialled(self, result: str, seconds: float) -> None:
-        """A dial has come to its end."""
+        """A dial has come to its end, not well: those that did are counted by Peer."""
         key = result, bisect_left(BOUNDS, seconds)
         self.dials[key] = self.dials.get(key, 0) + 1
         self.dial_seconds[result] = self.dial_seconds.get(result, 0.0) + seconds

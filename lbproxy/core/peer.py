@@ -25,6 +25,8 @@ class Peer:
         "bit",
         "checked",
         "config",
+        "connect_seconds",
+        "connects",
         "conns",
         "current_weight",
         "dialled",
@@ -58,6 +60,8 @@ class Peer:
         self.stats = BackendStats()
         self.begun = 0  # long streams, ever
         self.answers = [[0] * BUCKETS for _ in range(6)]  # by status // 100, and by how long the head took
+        self.connects = [0] * BUCKETS  # dials that went well, by how long they took
+        self.connect_seconds = 0.0
         self.dialled = 0  # connections or requests that got a connection made for them
         self.idle: list[Any] = []  # the data plane's kept-alive connections, newest last
         self.configure(index, config)
@@ -82,6 +86,9 @@ class Peer:
         stats.active = self.conns
         stats.idle = len(self.idle)
         stats.reused = stats.total - self.dialled
+        if self.connect_seconds or any(self.connects):
+            stats.dials.update((("ok", bucket), count) for bucket, count in sparse(self.connects).items())
+            stats.dial_seconds["ok"] = self.connect_seconds
         answers = [(kind, row) for kind, row in enumerate(self.answers) if row != _NO_ANSWERS]
         stats.responses = {kind: sum(row) for kind, row in answers}
         stats.heads = sparse(

@@ -115,7 +115,7 @@ class HttpConnection(PlainExchange):
         self._close = True
         self.plain = False
         if self.phase == READING and not self._in and not self.out:
-            if self._selection is None:  # a new one, whose first request is on its way
+            if self._picks is None and not self._unnoted:  # a new one, whose first request is on its way
                 self.listener.timers.arm(self, LINGER_TIME)
             else:
                 self.close_now()
@@ -259,7 +259,8 @@ class HttpConnection(PlainExchange):
         key = b""
         if listener.key:
             key = {"remote_addr": self._ip.encode(), "uri": line.target}.get(listener.key, block.key)
-        self.choose(self.restarted(key))
+        self.restarted(key)
+        self.choose()
 
     def _refuse(self, error: BadMessageError, termination: Termination) -> None:
         """Answer a request that could not be read; nothing after it can be."""

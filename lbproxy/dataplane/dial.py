@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+from bisect import bisect_left
 from collections.abc import Callable
 from socket import SocketType
+from typing import Protocol
 
 from lbproxy.core.config import Address, TcpSide, Timeouts
+from lbproxy.core.histogram import BOUNDS, SHORTEST
 from lbproxy.core.peer import Peer
 from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
-from lbproxy.dataplane.reactor import ERR, HUP, OUT, Reactor
+from lbproxy.dataplane.reactor import ERR, HUP, OUT, STREAM, Reactor
 from lbproxy.dataplane.sockets import AF_UNIX, open_connection, pending_error, set_liveness
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
@@ -72,20 +75,34 @@ class Dialer:
             self.reactor.timers.arm(self, LATE)
 
 
-class Dial:
-    """One walk through a selection until a connection stands. Calls exactly one of its two callbacks, once.
+class Owner(Protocol):
+    """For whom is dialled. Exactly one of its two methods is called, once."""
 
-    `on_connected(sock, peer)` gets a connected socket that is watched by the reactor under the dial's own handler:
-    the caller installs its handler in `reactor.handlers`. `on_failed(termination)` means that nobody was reached,
-    so nothing was sent. Failures are reported for the health checks, which look at once (nginx has no such link).
+    @property
+    def selection(self) -> Selection:
+        """The walk through the backends. Most dials go well without a look at it, so it may be made when asked for."""
+
+    def on_connected(self, sock: SocketType, peer: Peer) -> None:
+        """A connection stands.
+
+        The reactor watches it, for the dial: the owner puts its own handler into `reactor.handlers`.
+        """
+
+    def on_dial_failed(self, termination: Termination) -> None:
+        """Nobody was reached, so nothing was sent."""
+
+
+class Dial:
+    """One walk through a selection until a connection stands.
+
+    Failures are reported for the health checks, which look at once (nginx has no such link).
     """
 
     __slots__ = (
         "_dialer",
         "_give_up_at",
         "_last",
-        "_on_connected",
-        "_on_failed",
+        "_owner",
         "_reactor",
         "_sock",
         "_started",
@@ -93,32 +110,23 @@ class Dial:
         "deadline",
         "filed",
         "peer",
-        "selection",
     )
 
-    def __init__(
-        self,
-        dialer: Dialer,
-        selection: Selection,
-        on_connected: Callable[[SocketType, Peer], None],
-        on_failed: Callable[[Termination], None],
-    ) -> None:
-        self.selection = selection
+    def __init__(self, dialer: Dialer, owner: Owner) -> None:
         self.peer: Peer | None = None
         self.deadline = NEVER
         self.filed = UNFILED
         self._dialer = dialer
         self._reactor = dialer.reactor
         self._give_up_at = dialer.reactor.timers.now + dialer.retry_deadline
-        self._on_connected = on_connected
-        self._on_failed = on_failed
+        self._owner = owner
         self._sock: SocketType | None = None
         self._started = 0.0
         self._was_usable = False
         self._last = Termination.NO_BACKEND
 
     def start(self, first: Peer | None = None) -> None:
-        """Begin with `first` (already picked) or with the selection's first pick."""
+        """Begin with `first`, who has been picked already, or with the selection's next pick."""
         peer = first if first is not None else self._pick()
         while peer is not None:
             self.peer = peer
@@ -133,16 +141,20 @@ class Dial:
                 self._blame(peer, Termination.BACKEND_REFUSED, error.strerror or str(error))
                 peer = self._pick()
                 continue
-            timers = self._reactor.timers
+            reactor = self._reactor
+            timers = reactor.timers
             self._started = now = timers.now
             delay, left = self._dialer.timeouts.connect, self._give_up_at - now
             if left < delay:
                 delay = left if left > 0.0 else 0.0
             timers.arm_briefly(self, delay)
-            self._reactor.add(self._sock.fileno(), self.on_event)
+            reactor.handlers[fd := self._sock.fileno()] = (
+                self.on_event
+            )  # as add(): half of a connection's calls is saved
+            reactor.register(fd, STREAM)
             return
         self.peer = None
-        self._on_failed(self._last)
+        self._owner.on_dial_failed(self._last)
 
     def abort(self) -> None:
         """The client went away: neither a success nor a failure of the backend."""
@@ -152,7 +164,7 @@ class Dial:
             self._reactor.close(self._sock)
             self._sock = None
         if self.peer is not None:
-            self.selection.release(self.peer)
+            self._owner.selection.release(self.peer)
             self.peer = None
 
     def on_event(self, events: int) -> None:
@@ -167,17 +179,20 @@ class Dial:
             self.deadline = NEVER
             self._reactor.timers.brief.discard(self)
             self._sock = None
-            peer.stats.dialled("ok", self._reactor.timers.now - self._started)
+            seconds = self._reactor.timers.now - self._started
+            peer.connects[0 if seconds <= SHORTEST else bisect_left(BOUNDS, seconds)] += 1
+            peer.connect_seconds += seconds
             if not peer.usable and self._is_to_be_left(peer):
                 self._reactor.close(sock)
-                self.selection.release(peer)
+                self._owner.selection.release(peer)
                 self.start()
                 return
-            self.selection.succeed(peer, self._reactor.second)
+            if peer.fails:
+                self._owner.selection.succeed(peer, self._reactor.second)
             self._dialer.watch_over(sock)
             fd = sock.fileno()
             self.peer = None  # from here on its place is the caller's to give back, after a bug as well
-            self._on_connected(sock, peer)
+            self._owner.on_connected(sock, peer)
             if events & ~OUT:
                 # A backend that speaks or closes at once: the event that said so is this one, and none follows.
                 handler = self._reactor.handlers.get(fd)
@@ -192,12 +207,12 @@ class Dial:
 
     def on_bug(self) -> None:
         self.abort()
-        self._on_failed(Termination.INTERNAL)
+        self._owner.on_dial_failed(Termination.INTERNAL)
 
     def _pick(self) -> Peer | None:
         if self.peer is not None and self._reactor.timers.now >= self._give_up_at:
             return None
-        before, peer = self.peer, self.selection.pick(self._reactor.second)
+        before, peer = self.peer, self._owner.selection.pick(self._reactor.second)
         if before is not None and peer is not None:
             before.stats.retry("dial")
         return peer
@@ -211,7 +226,9 @@ class Dial:
         if peer.lost:
             return True
         reactor = self._reactor
-        return self._was_usable and reactor.timers.now < self._give_up_at and self.selection.another(reactor.second)
+        return (
+            self._was_usable and reactor.timers.now < self._give_up_at and self._owner.selection.another(reactor.second)
+        )
 
     def _failed(self, termination: Termination, reason: str) -> None:
         self.deadline = NEVER
@@ -225,13 +242,13 @@ class Dial:
     def _blame(self, peer: Peer, termination: Termination, reason: str) -> None:
         self._last = termination
         peer.stats.failed += 1
-        self.selection.fail(peer, self._reactor.second)
+        self._owner.selection.fail(peer, self._reactor.second)
         self._dialer.report(peer, reason)
 
     def _own_fault(self, peer: Peer) -> None:
-        self.selection.release(peer)
+        self._owner.selection.release(peer)
         self.peer = None
-        self._on_failed(Termination.LIMIT)
+        self._owner.on_dial_failed(Termination.LIMIT)
 
 
 def _result(code: int | None) -> str:

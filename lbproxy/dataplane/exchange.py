@@ -23,7 +23,6 @@ from lbproxy.core.http1 import (
 )
 from lbproxy.core.kubernetes import status_response
 from lbproxy.core.peer import Peer
-from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.backend import BackendConnection
 from lbproxy.dataplane.dial import Dial
@@ -46,14 +45,14 @@ class Exchange(WatchFailover):
 
     # -- a backend -----------------------------------------------------------------------------------------------
 
-    def choose(self, selection: Selection) -> None:
+    def choose(self) -> None:
         """Pick, and go on with an idle connection or a new one."""
-        self.go_on_with(selection.pick(self.listener.reactor.second), selection)
+        self.go_on_with(self.selection.pick(self.listener.reactor.second))
 
-    def go_on_with(self, peer: Peer | None, selection: Selection) -> None:
+    def go_on_with(self, peer: Peer | None) -> None:
         """Use an idle connection of the backend that was picked, or dial."""
         if peer is None:
-            self._on_dial_failed(Termination.NO_BACKEND)
+            self.on_dial_failed(Termination.NO_BACKEND)
             return
         idle = peer.idle
         replayable = self._replayable()
@@ -64,15 +63,15 @@ class Exchange(WatchFailover):
                 self._attach(backend, peer)
                 return
             backend.close()
-        self._dial_to(selection, peer)
+        self._dial_to(peer)
 
-    def _dial_to(self, selection: Selection, peer: Peer) -> None:
+    def _dial_to(self, peer: Peer) -> None:
         listener = self.listener
         self.deadline = NEVER
-        self._dial = dial = Dial(listener.dialer, selection, self._on_connected, self._on_dial_failed)
+        self._dial = dial = Dial(listener.dialer, self)
         dial.start(peer)
 
-    def _on_connected(self, sock: SocketType, peer: Peer) -> None:
+    def on_connected(self, sock: SocketType, peer: Peer) -> None:
         listener = self.listener
         self._dial = None
         peer.dialled += 1
@@ -83,7 +82,7 @@ class Exchange(WatchFailover):
             backend.source = local_address(sock)
         self._attach(backend, peer)
 
-    def _on_dial_failed(self, termination: Termination) -> None:
+    def on_dial_failed(self, termination: Termination) -> None:
         self._dial = None
         if self._backend is not None:  # a bug, once the connection stood: nobody knows what has been sent
             self._abort(termination, reset=True)
@@ -143,15 +142,14 @@ class Exchange(WatchFailover):
         `length` is the body's, which is not the head's own after HEAD.
         """
         listener = self.listener
-        line, peer, selection = self.line, self.peer, self._selection
+        line, peer = self.line, self.peer
         assert line is not None
         assert peer is not None
-        assert selection is not None
         self._status = status = head.status
         self._answered = listener.timers.now
         self.deadline = NEVER
         if peer.fails:
-            selection.succeed(peer, listener.reactor.second)
+            self.selection.succeed(peer, listener.reactor.second)
         listener.classes[status // 100] += 1
         self._count_answer(peer, status)
         if listener.timeouts.idle:
@@ -185,31 +183,31 @@ class Exchange(WatchFailover):
         spread the load that one of them has refused to take. Only for requests without a body, since bodies are not
         kept; the client gets the others' answers and repeats its request.
         """
-        block, peer, selection, backend = self.block, self.peer, self._selection, self._backend
+        block, peer, backend = self.block, self.peer, self._backend
         shuts_down = head.close if head.status == 429 else _SHUTTING_DOWN in data[body : body + TELLING]
         if not shuts_down or block is None or block.length or block.upgrade or self._retried or self.watch is not None:
             return False
-        if peer is None or selection is None or backend is None:
+        if peer is None or backend is None:
             return False
-        if not selection.another(self.listener.reactor.second, well=False):
+        if not self.selection.another(self.listener.reactor.second, well=False):
             return False
         self._count_answer(peer, head.status)
-        self._ask_elsewhere(backend, peer, selection, "refused")
+        self._ask_elsewhere(backend, peer, "refused")
         return True
 
-    def _ask_elsewhere(self, backend: BackendConnection, peer: Peer, selection: Selection, reason: str) -> None:
+    def _ask_elsewhere(self, backend: BackendConnection, peer: Peer, reason: str) -> None:
         """Send the request to another backend, the one time that it may be, without blaming this one."""
         self._retried = True
         peer.stats.retry(reason)
         self._detach(backend)
-        self._leave(peer, selection)
-        self.choose(selection)
+        self._leave(peer)
+        self.choose()
 
-    def _leave(self, peer: Peer, selection: Selection) -> None:
+    def _leave(self, peer: Peer) -> None:
         """Give a backend back that has not answered, without blaming it."""
         if self._long:
             peer.stats.long_streams -= 1
-        selection.release(peer)
+        self.selection.release(peer)
         self.peer = None
 
     def on_interim_head(self, head: bytes) -> None:
@@ -269,9 +267,8 @@ class Exchange(WatchFailover):
 
     def on_backend_gone(self, *, answered: bool, reset: bool, sent: bool = True) -> None:
         """The backend connection ended before the response did."""
-        backend, selection, peer = self._backend, self._selection, self.peer
+        backend, peer = self._backend, self.peer
         assert backend is not None
-        assert selection is not None
         assert peer is not None
         if self._status:
             if self.resume_watch("the connection broke within a watch"):
@@ -286,7 +283,7 @@ class Exchange(WatchFailover):
             self._retried = self._retried or sent
             peer.stats.retry("stale" if reused else "closed")
             self._detach(backend)
-            self._ask_again(peer, selection, stale=reused)
+            self._ask_again(peer, stale=reused)
             return
         self._blame("the connection broke before an answer")
         self._detach(backend)
@@ -297,16 +294,16 @@ class Exchange(WatchFailover):
 
     def give_up_waiting(self) -> None:
         """The backend is to be left and has not answered in its time, which is nothing to blame it for."""
-        backend, selection, peer = self._backend, self._selection, self.peer
-        if backend is None or selection is None or peer is None:
+        backend, peer = self._backend, self.peer
+        if backend is None or peer is None:
             return
         again = self._replayable() and not (self._retried or backend.begun)
-        if again and selection.another(self.listener.reactor.second, well=False):
-            self._ask_elsewhere(backend, peer, selection, "closed")
+        if again and self.selection.another(self.listener.reactor.second, well=False):
+            self._ask_elsewhere(backend, peer, "closed")
             return
         self._own_answer(502, "the backend was taken out of use before it answered", Termination.BACKEND_DRAINED)
 
-    def _ask_again(self, peer: Peer, selection: Selection, *, stale: bool) -> None:
+    def _ask_again(self, peer: Peer, *, stale: bool) -> None:
         """Send the request once more. `stale`: it was a kept-alive connection that ended, which happens to the best.
 
         That says little about the backend, so it is not blamed; but another one is asked, as nginx does, because it
@@ -314,15 +311,15 @@ class Exchange(WatchFailover):
         """
         if not stale or peer.health is Health.DOWN:
             self._blame("the connection broke before an answer")
-            self.choose(selection)
-        elif selection.another(self.listener.reactor.second, well=peer.usable):
-            self._leave(peer, selection)
-            self.choose(selection)
+            self.choose()
+        elif self.selection.another(self.listener.reactor.second, well=peer.usable):
+            self._leave(peer)
+            self.choose()
         else:
             if self._long:
                 peer.stats.long_streams -= 1
             self.peer = None
-            self._dial_to(selection, peer)
+            self._dial_to(peer)
 
     def on_bad_response(self, reason: str) -> None:
         """The backend sent what is not HTTP, or not one message."""

@@ -121,17 +121,17 @@ class ExchangeState:
         self._quiet = 0
 
     @property
-    def _selection(self) -> Selection | None:
-        """The walk through the backends that this request is on; None before the first request.
+    def selection(self) -> Selection:
+        """The walk through the backends that this request is on.
 
         A request that is answered the short way needs none, so it is made up for when somebody asks.
         """
-        if self._unnoted:
-            self._unnoted = False
+        picks = self._picks
+        if self._unnoted or picks is None:
             picks = self.restarted(b"")
             if self.peer is not None:
                 picks.tried = self.peer.bit
-        return self._picks
+        return picks
 
     def restarted(self, key: bytes) -> Selection:
         """A new walk."""
@@ -228,11 +228,11 @@ class ExchangeState:
     def _blame(self, reason: str) -> None:
         """A passive failure of the current backend; its place in the selection is given back."""
         listener, peer = self.listener, self.peer
-        if peer is not None and self._selection is not None:
+        if peer is not None:
             if self._long:
                 peer.stats.long_streams -= 1
             peer.stats.failed += 1
-            self._selection.fail(peer, listener.reactor.second)
+            self.selection.fail(peer, listener.reactor.second)
             listener.report(peer, reason)
             self._blamed = peer
             self.peer = None
@@ -244,14 +244,14 @@ class ExchangeState:
         peer.answers[status // 100][bisect_left(BOUNDS, seconds)] += 1
 
     def _release_peer(self) -> None:
-        peer, selection = self.peer, self._selection
-        if peer is not None and selection is not None:
+        peer = self.peer
+        if peer is not None:
             stats = peer.stats
             if self._long:
                 stats.long_streams -= 1
             stats.bytes_in += self._bytes_in
             stats.bytes_out += self._bytes_out
-            selection.release(peer)
+            self.selection.release(peer)
 
     def _detach(self, backend: BackendConnection) -> None:
         """Close the backend connection, keeping the exchange."""

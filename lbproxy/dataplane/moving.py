@@ -80,7 +80,7 @@ def _put_in_tcp(listener: Listener, state: State, sockets: list[SocketType]) -> 
     relay._started = state["began"]
     relay.peer = peer = listener.pool.named(state["backend"])
     relay._backend = peer.address.text
-    relay.selection = listener.pool.select(relay._ip, relay._ip.encode())
+    relay._picks = None
     relay.join(client, backend)
     _fill(relay, state["relay"])
     relay.selection.take(peer)
@@ -222,7 +222,7 @@ def _exchange(client: Any) -> State:
         "request": (line.method, line.target, line.minor),
         "block": asdict(block),
         "peer": client.peer.address.text,
-        "key": client._selection.key,
+        "key": client.selection.key,
         "status": client._status,
         "long": client._long,
         "began": client._started,
@@ -300,10 +300,10 @@ def _watch_from(client: HttpConnection, state: State) -> Watch:
 
 def _leave_peer(client: HttpConnection | Any) -> None:
     """Give the backend back; what has been moved is counted where the exchange ends."""
-    if client.peer is not None and client._selection is not None:
+    if client.peer is not None:
         if client._long:
             client.peer.stats.long_streams -= 1
-        client._selection.release(client.peer)
+        client.selection.release(client.peer)
         client.peer = None
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from socket import SHUT_WR
 
-from lbproxy.core.histogram import BOUNDS
+from lbproxy.core.histogram import BOUNDS, SHORTEST
 from lbproxy.core.http1 import RequestBlock, RequestLine, whole_answer
 from lbproxy.core.peer import Peer
 from lbproxy.dataplane.exchange import Exchange
@@ -20,8 +20,6 @@ from lbproxy.dataplane.listener import NORMAL
 from lbproxy.dataplane.relay import MSG_MORE
 from lbproxy.dataplane.response import AWAITING_HEAD, DONE
 from lbproxy.dataplane.timers import NEVER
-
-SHORTEST = BOUNDS[0]
 
 
 class PlainExchange(Exchange):
@@ -73,8 +71,7 @@ class PlainExchange(Exchange):
     def _begin_by_dial(self, peer: Peer | None) -> None:
         self.listener.reactor.send_all()
         if self.phase == EXCHANGE:
-            assert self._picks is not None
-            self.go_on_with(peer, self._picks)
+            self.go_on_with(peer)
         elif peer is not None:  # the client was gone before the answer to its last request
             peer.conns -= 1
 
@@ -118,8 +115,8 @@ class PlainExchange(Exchange):
         assert peer is not None
         timers = listener.timers
         now = timers.now
-        if peer.fails and self._selection is not None:
-            self._selection.succeed(peer, listener.reactor.second)
+        if peer.fails:
+            self.selection.succeed(peer, listener.reactor.second)
         peer.conns -= 1
         stats = peer.stats
         stats.bytes_out += size

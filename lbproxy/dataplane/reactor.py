@@ -74,6 +74,7 @@ class Reactor:
         "internal_errors",
         "outbox",
         "pipes",
+        "register",
         "second",
         "timers",
     )
@@ -81,6 +82,7 @@ class Reactor:
     def __init__(self, epoll: select.epoll | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._epoll = select.epoll() if epoll is None else epoll  # handed in by the simulation, as the clock is
         self._clock = clock
+        self.register = self._epoll.register
         self.handlers: dict[int, Handler] = {}
         self.timers = Timers(clock(), self._bug)
         self.second = int(self.timers.now)  # whole seconds: nginx's clock for fail_timeout
@@ -96,7 +98,7 @@ class Reactor:
     def add(self, fd: int, handler: Handler, events: int = STREAM) -> None:
         """Watch an fd. With the default, edge-triggered both ways: never touched again until it is closed."""
         self.handlers[fd] = handler
-        self._epoll.register(fd, events)
+        self.register(fd, events)
 
     def pause(self, fd: int) -> None:
         """Stop watching an fd without closing it."""

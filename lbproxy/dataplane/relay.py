@@ -15,7 +15,6 @@ import socket
 from socket import SocketType
 
 from lbproxy.core.peer import Peer
-from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.pipes import ENOUGH, IN_PIPE, Pipe
 from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP, Reactor
@@ -28,6 +27,7 @@ TURNS = 16  # full chunks one direction may move before others get a turn
 IN_OUT = IN | OUT  # what epoll says of a socket that has bytes to read and nothing else
 LOOK = IN | HUP  # as an event: there may be a FIN behind what is to be read, or not
 ENDING = RDHUP | HUP
+BROKEN = HUP | ERR
 MSG_MORE = int(socket.MSG_MORE)  # an Enum member costs a call wherever C wants an int
 QUARTERS = 4  # an idle timeout is looked at four times: it fires after 1 to 1.25 times its value
 
@@ -133,8 +133,14 @@ class Half:
             if sent < size:
                 other.pending = data[sent:]
                 return
-            if size < CHUNK and not events & ENDING:
-                return
+            if size < CHUNK:
+                if not events & ENDING:
+                    return
+                if not events & BROKEN:
+                    # FIN had come when the event was reported, and all that was before it has now been read: 1 µs less
+                    # than to read the end, too. (HAProxy trusts EPOLLRDHUP in the same way.)
+                    self.on_eof()
+                    return
         self.relay.reactor.again(self.resume)
 
     def _splice(self, events: int) -> bool:
@@ -257,7 +263,6 @@ class Relay:
         "open",
         "peer",
         "reactor",
-        "selection",
     )
 
     def __init__(self, reactor: Reactor, idle_timeout: float, half_close_timeout: float) -> None:
@@ -269,7 +274,6 @@ class Relay:
         self.half_close_timeout = half_close_timeout
         self.client: Half
         self.backend: Half
-        self.selection: Selection
         self.peer: Peer
         self._seen = 0
         self._quiet = 0

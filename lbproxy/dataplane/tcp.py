@@ -5,9 +5,11 @@ from __future__ import annotations
 from socket import SocketType
 
 from lbproxy.core.peer import Peer
+from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.dial import Dial
 from lbproxy.dataplane.listener import NORMAL, Listener
+from lbproxy.dataplane.reactor import STREAM
 from lbproxy.dataplane.relay import Relay
 from lbproxy.dataplane.sockets import local_address, reset_on_close
 
@@ -20,7 +22,7 @@ class TcpConnection(Relay):
     that the client abandoned as a success, and so keeps a black-holed backend in rotation for ever).
     """
 
-    __slots__ = ("_backend", "_dial", "_ip", "_port", "_sock", "_started", "listener")
+    __slots__ = ("_backend", "_dial", "_ip", "_picks", "_port", "_sock", "_started", "listener")
 
     def __init__(self, listener: Listener, sock: SocketType, ip: str, port: int) -> None:
         super().__init__(listener.reactor, listener.timeouts.idle, listener.timeouts.half_close)
@@ -30,10 +32,26 @@ class TcpConnection(Relay):
         self._port = port
         self._backend = ""
         self._started = listener.timers.now
-        self.selection = listener.pool.select(ip, ip.encode())
+        self._picks: Selection | None = None
         listener.enter(self)  # before the dial: that may fail at once
-        self._dial: Dial | None = Dial(listener.dialer, self.selection, self._on_connected, self._on_failed)
-        self._dial.start()
+        self._dial: Dial | None = (dial := Dial(listener.dialer, self))
+        ahead = listener.pool.ahead
+        if ahead:  # as Selection.pick, without the selection: most connections never need it
+            self.peer = first = ahead.pop()
+            first.conns += 1
+            dial.start(first)
+        else:
+            dial.start()
+
+    @property
+    def selection(self) -> Selection:
+        """The walk through the backends that this connection is on."""
+        picks = self._picks
+        if picks is None:
+            self._picks = picks = self.listener.pool.select(self._ip, self._ip.encode())
+            if self._dial is None or self._dial.peer is not None:
+                picks.tried = self.peer.bit
+        return picks
 
     @property
     def began(self) -> float:
@@ -61,7 +79,7 @@ class TcpConnection(Relay):
     def close(self, termination: Termination) -> None:
         if self._dial is not None:
             self._dial.abort()
-            self._on_failed(termination)
+            self.on_dial_failed(termination)
         else:
             self.end(termination)
 
@@ -79,8 +97,12 @@ class TcpConnection(Relay):
 
     def on_end(self, termination: Termination) -> None:
         peer = self.peer
-        self.selection.succeed(peer, self.reactor.second)
-        self.selection.release(peer)
+        if peer.fails:
+            self.selection.succeed(peer, self.reactor.second)
+        if self._picks is None and self.listener.pool.board is None:
+            peer.conns -= 1
+        else:
+            self.selection.release(peer)
         stats, peer_stats = self.listener.stats, peer.stats
         bytes_in, bytes_out = self.client.bytes_read, self.backend.bytes_read
         stats.bytes_in += bytes_in
@@ -91,7 +113,7 @@ class TcpConnection(Relay):
             peer_stats.end(termination.value)
         self._account("close", termination, bytes_in, bytes_out)
 
-    def _on_connected(self, sock: SocketType, peer: Peer) -> None:
+    def on_connected(self, sock: SocketType, peer: Peer) -> None:
         self._dial = None
         self.peer = peer
         self._backend = peer.address.text
@@ -99,7 +121,8 @@ class TcpConnection(Relay):
         peer.dialled += 1
         self.join(self._sock, sock)
         reactor = self.reactor
-        reactor.handlers[sock.fileno()] = self.backend.on_event
+        handlers = reactor.handlers
+        handlers[sock.fileno()] = self.backend.on_event
         access = self.listener.access
         if access is not None and access.at_open:
             self._log("open", "", 0, 0)
@@ -107,9 +130,10 @@ class TcpConnection(Relay):
         # raises one for what is left: a FIN, or more.
         self.client.pump()
         if self.open:
-            reactor.add(self._sock.fileno(), self.client.on_event)
+            handlers[fd := self._sock.fileno()] = self.client.on_event
+            reactor.register(fd, STREAM)
 
-    def _on_failed(self, termination: Termination) -> None:
+    def on_dial_failed(self, termination: Termination) -> None:
         if self._dial is None:  # a bug, once the connection stood
             self.end(termination)
             return

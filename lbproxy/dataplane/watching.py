@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from lbproxy.core.http1 import CHUNKED, ResponseHead
 from lbproxy.core.peer import Peer
-from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.core.watch import LAST_CHUNK, Answer, WatchBody, WatchRequest, judge_resumption, open_watch
 from lbproxy.core.watch import parse_watch_request as parse
@@ -76,9 +75,10 @@ class WatchFailover(RequestBody):
         `reason` is what the backend is blamed for; "" for one that did nothing wrong. `target` is who is asked first.
         A backend that is not `gone` may have its watch back when all others refuse.
         """
-        watch, selection, backend, peer = self.watch, self._selection, self._backend, self.peer
-        if watch is None or selection is None or not watch.can_resume():
+        watch, backend, peer = self.watch, self._backend, self.peer
+        if watch is None or not watch.can_resume():
             return False
+        selection = self.selection
         if gone and watch.is_very_short(self.listener.timers.now):
             watch.relist = True
         if reason:
@@ -97,11 +97,11 @@ class WatchFailover(RequestBody):
         if backend is not None:
             self._detach(backend)
         if target is None:
-            self.choose(selection)
+            self.choose()
             selection.tried &= ~lost  # who was lost is not the first to be asked, but may be alive, and the only one
         else:
             selection.take(target)
-            self.go_on_with(target, selection)
+            self.go_on_with(target)
         return True
 
     def leave(self, peer: Peer, quiet: float) -> bool:
@@ -155,8 +155,8 @@ class WatchFailover(RequestBody):
             if self.listener.timeouts.idle:
                 self._seen, self._quiet = -1, 0
                 self.listener.timers.arm(self, self.listener.timeouts.idle / QUARTERS)
-            if peer is not None and peer.fails and self._selection is not None:
-                self._selection.succeed(peer, self.listener.reactor.second)
+            if peer is not None and peer.fails:
+                self.selection.succeed(peer, self.listener.reactor.second)
             return True
         if answer is Answer.END:
             self.end_watch()
@@ -192,10 +192,10 @@ class WatchFailover(RequestBody):
 
     # -- what the exchange does ----------------------------------------------------------------------------------
 
-    def choose(self, selection: Selection) -> None:
+    def choose(self) -> None:
         """Pick, and go on with an idle connection or a new one."""
         raise NotImplementedError
 
-    def go_on_with(self, peer: Peer | None, selection: Selection) -> None:
+    def go_on_with(self, peer: Peer | None) -> None:
         """Use an idle connection of the backend that was picked, or dial."""
         raise NotImplementedError

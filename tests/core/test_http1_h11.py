@@ -312,7 +312,7 @@ plain_lines = st.one_of(
 @settings(max_examples=600)
 def test_a_framing_line_that_h11_refuses_is_refused(line: bytes, lines: list[bytes]) -> None:
     head = b"\r\n".join([line, *lines])
-    assume(b"\r\n\r\n" not in head and not any(set(text) & set(b"\x00\x0b\x0c\r\n") for text in lines))
+    assume(b"\r\n\r\n" not in head + b"\r\n" and not any(set(text) & set(b"\x00\x0b\x0c\r\n") for text in lines))
     parsed = our_response(head)
     if parsed is None:
         return
@@ -331,7 +331,7 @@ def _cut(line: bytes) -> tuple[bytes, bytes]:
 @settings(max_examples=700)
 def test_a_forwarded_response_is_framed_as_it_came(head: bytes, upgrade: bool, connection: bytes) -> None:
     parsed, response = our_response(head), h11_response(head)
-    if b"\r\n\r\n" in head or parsed is None or not isinstance(response, h11.Response):
+    if b"\r\n\r\n" in head + b"\r\n" or parsed is None or not isinstance(response, h11.Response):
         return
     event("accepted")
     forward = response_head_to_forward(head + b"\r\n\r\n", chunked=True, upgrade=upgrade, connection=connection)
@@ -354,7 +354,7 @@ def test_the_short_cut_for_keep_alive_is_the_long_way(lines: list[bytes], at: in
     head = b"\r\n".join([b"HTTP/1.1 200 OK", *lines])
     parsed = our_response(head)
     # TE belongs to requests; the long way removes it all the same.
-    if parsed is None or parsed.hop != 1 or b"\r\n\r\n" in head or b"\nte:" in head.lower():
+    if parsed is None or parsed.hop != 1 or b"\r\n\r\n" in head + b"\r\n" or b"\nte:" in head.lower():
         return
     event("accepted")
     whole = head + b"\r\n\r\nbody"

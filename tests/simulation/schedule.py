@@ -390,8 +390,7 @@ def _asked_in_vain(connection: object, peers: list[Peer]) -> bool:
     return (
         isinstance(connection, HttpConnection)
         and (connection._retried or (connection.watch is not None and connection.watch.resuming))
-        and connection._selection is not None
-        and all(connection._selection.tried & peer.bit for peer in peers)
+        and all(connection.selection.tried & peer.bit for peer in peers)
     )
 
 

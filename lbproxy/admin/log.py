@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import select
 import stat
 import threading
@@ -22,7 +23,7 @@ LEVELS = ("debug", "info", "warning", "error")
 HELD = 4 << 20  # bytes kept for a slow reader
 _FORMATTER = logging.Formatter()
 _ACCESS = b'{"ts":"'  # how a worker's access lines begin
-_NEXT_ACCESS = b"\n" + _ACCESS
+_OTHER_NEXT = re.compile(b"\n(?!" + re.escape(_ACCESS) + b"|\\Z)")
 
 
 class Output:
@@ -185,13 +186,16 @@ class LinePump:
 
     def feed(self, data: bytes) -> None:
         """Pass on the whole lines in what was read."""
-        lines, newline, rest = data.rpartition(b"\n")
-        if not newline:
-            self._rest += data
-            return
-        lines = self._rest + lines + newline
-        self._rest = rest
-        if not lines.startswith(_ACCESS) or lines.count(_NEXT_ACCESS) != lines.count(b"\n") - 1:
+        if data.endswith(b"\n") and not self._rest:  # as nearly always: nothing is copied
+            lines = data
+        else:
+            end = data.rfind(b"\n") + 1
+            if not end:
+                self._rest += data
+                return
+            lines = self._rest + data[:end]
+            self._rest = data[end:]
+        if not lines.startswith(_ACCESS) or _OTHER_NEXT.search(lines):
             lines = self._sift(lines)
         turn = self._output.turn_access
         if not lines:

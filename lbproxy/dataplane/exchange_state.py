@@ -289,21 +289,13 @@ class ExchangeState:
 
     def _log(self, termination: Termination) -> None:
         """The access-log line of this request."""
-        listener, peer, line = self.listener, self.peer or self._blamed, self.line
-        if listener.access is None:
-            return
-        logged = '"method":"","target":""' if line is None else line.logged
-        backend = f'"{peer.address.text}"' if peer is not None else "null"
-        end = "--" if termination is NORMAL else termination.value  # an Enum's value costs a call
-        started, answered = self._started, self._answered
-        head = f"{answered - started:.3f}" if answered >= started and peer is not None else "null"
-        listener.access.write(
-            f'"event":"request","mode":"http",{listener.label},"client":"{self._ip}","client_port":{self._port},'
-            f'{logged},"status":{self._status},"backend":{backend},"source":"{self._source if peer else ""}",'
-            f'"head_s":{head},"duration_s":{listener.timers.now - started:.3f},'
-            f'"bytes_in":{self._bytes_in},"bytes_out":{self._bytes_out},'
-            f'"long":{"true" if self._long else "false"},"end":"{end}"'
-        )
+        listener = self.listener
+        if listener.access is not None:
+            listener.access.write((
+                listener.label, self._ip, self._port, self.line, self._status, self.peer or self._blamed, self._source,
+                self._started, self._answered, listener.timers.now, self._bytes_in, self._bytes_out, self._long,
+                termination,
+            ))  # fmt: skip
 
     def _log_open(self) -> None:
         """A long stream has begun: its line at the end may be an hour away."""

@@ -37,8 +37,9 @@ OUT = select.EPOLLOUT
 ERR = select.EPOLLERR
 HUP = select.EPOLLHUP
 RDHUP = select.EPOLLRDHUP
+PRI = select.EPOLLPRI  # an urgent byte: a read stops short of it, and there may be more behind it
 READABLE = IN | ERR | HUP | RDHUP
-STREAM = IN | OUT | RDHUP | select.EPOLLET
+STREAM = IN | OUT | RDHUP | PRI | select.EPOLLET
 
 LINGER = 0.002  # seconds in our own epoll before the task goes back to trio's
 BUDGET = 0.002  # seconds of callbacks before trio's other tasks get a turn

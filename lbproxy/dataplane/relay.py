@@ -17,7 +17,7 @@ from socket import SocketType
 from lbproxy.core.peer import Peer
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.pipes import ENOUGH, IN_PIPE, Pipe
-from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP, Reactor
+from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, PRI, RDHUP, Reactor
 from lbproxy.dataplane.sockets import FEW, pending_error, reset_on_close
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
@@ -26,8 +26,8 @@ BULK = 2  # full chunks in a row that make it bulk, for pipes.py
 TURNS = 16  # full chunks one direction may move before others get a turn
 IN_OUT = IN | OUT  # what epoll says of a socket that has bytes to read and nothing else
 LOOK = IN | HUP  # as an event: there may be a FIN behind what is to be read, or not
-ENDING = RDHUP | HUP
-BROKEN = HUP | ERR
+MORE = RDHUP | HUP | PRI  # a short read was perhaps not the last
+UNSURE = HUP | ERR | PRI  # ... and if it has seen all, FIN may not be what follows
 MSG_MORE = int(socket.MSG_MORE)  # an Enum member costs a call wherever C wants an int
 QUARTERS = 4  # an idle timeout is looked at four times: it fires after 1 to 1.25 times its value
 
@@ -134,9 +134,9 @@ class Half:
                 other.pending = data[sent:]
                 return
             if size < CHUNK:
-                if not events & ENDING:
+                if not events & MORE:
                     return
-                if not events & BROKEN:
+                if not events & UNSURE:
                     # FIN had come when the event was reported, and all that was before it has now been read: 1 µs less
                     # than to read the end, too. (HAProxy trusts EPOLLRDHUP in the same way.)
                     self.on_eof()
@@ -168,7 +168,7 @@ class Half:
                     return True
                 if got < ENOUGH:
                     self.bulk = False
-                    return not events & ENDING
+                    return not events & MORE
             relay.reactor.again(self.resume)
         except BlockingIOError:
             return True

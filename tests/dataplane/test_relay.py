@@ -270,3 +270,31 @@ async def test_ipv6(lab: Lab) -> None:
     lb = await lab.balance("tcp", Address(f"[::1]:{port}", "::1", port, "inet6"))
     async with await lb.connect():
         await lb.until(lambda: connects(lb.backends[0]) == 1)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_what_is_behind_an_urgent_byte_is_relayed(lab: Lab, ends: bool) -> None:
+    """A read stops there, with more to read: also when FIN is there as well."""
+    received = bytearray()
+    ended = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            received.extend(data)
+            await stream.send_all(b"!")
+        ended.set()
+
+    lb = await lab.balance("tcp", await lab.backend(serve))
+    with trio.fail_after(PATIENCE):
+        async with await lb.connect() as client:
+            await client.send_all(b"hello ")
+            await read_exactly(client, 1)
+            sock = socket.socket(fileno=os.dup(client.socket.fileno()))
+            with sock:
+                sock.send(b"before ")
+                sock.send(b"u", socket.MSG_OOB)
+                sock.send(b"behind")
+                if ends:
+                    sock.shutdown(socket.SHUT_WR)
+                    await ended.wait()
+            await lb.until(lambda: received == b"hello before behind")

@@ -142,9 +142,12 @@ class BackendConnection(Response):
             self._on_head_bytes(client, data)
         else:
             self._on_body(data)
-        if len(data) == size and self.client is client:
+        if len(data) == size:
             self._room = CHUNK
-            self.read()
+            if self.client is client:
+                self.read()
+            elif self in self.peer.idle and not self.is_alive():  # it talks out of turn, and no event will say so
+                self.discard()
 
     def read(self) -> None:
         """Move what the backend has to the client, until there is no more or the client is full."""

@@ -44,6 +44,7 @@ class HttpConnection(PlainExchange):
         listener.enter(self)
 
     def on_reconfigured(self) -> None:
+        self.plain = False  # other workers may be to be told of what is under way
         self._heads, self._tail = self.listener.heads.known_client(self._ip)
         self._plain = self._heads.plain
 

@@ -166,6 +166,7 @@ def _take_out_http(client: HttpConnection) -> Moved | None:
         watch = client.watch
         if backend is None or backend.out or not client._status or client._body_left or (watch and watch.resuming):
             client._readable = True  # so that it looks around when this exchange is over, see on_between_requests
+            client.plain = False
             return None
         state["exchange"] = _exchange(client) | {
             "backend": _response(backend),

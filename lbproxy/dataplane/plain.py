@@ -32,7 +32,8 @@ class PlainExchange(Exchange):
         listener = self.listener
         if listener.admission is not None and line.herd:
             listener.reactor.send_all()
-            self._begin(line, block)
+            if self.phase == READING:  # else it has gone before the answer to its last request
+                self._begin(line, block)
             return
         timers = listener.timers
         self.phase = EXCHANGE
@@ -85,15 +86,18 @@ class PlainExchange(Exchange):
         False, and nothing has been done, if that takes more: it has come in pieces, or there may be more behind it.
         """
         size = len(data)
+        listener = self.listener
+        timers = listener.timers
+        now = timers.now
+        seconds = now - self._asked
         shape = whole_answer(data) if size < most else None
-        if shape is None:
+        if shape is None or not seconds:  # it answers in the batch that the request leaves with: out of turn
             self.plain = False
             return False
         close = self._close
         if close or shape.connection:
             data = shape.forward(data, close=close)
             size = len(data)
-        listener = self.listener
         self._status = shape.status
         kind = shape.kind
         listener.classes[kind] += 1
@@ -113,14 +117,11 @@ class PlainExchange(Exchange):
         backend, peer = self._backend, self.peer
         assert backend is not None
         assert peer is not None
-        timers = listener.timers
-        now = timers.now
         if peer.fails:
             self.selection.succeed(peer, listener.reactor.second)
         peer.conns -= 1
         stats = peer.stats
         stats.bytes_out += size
-        seconds = now - self._asked
         stats.head_seconds += seconds
         peer.answers[kind][0 if seconds <= SHORTEST else bisect_left(BOUNDS, seconds)] += 1  # as _count_answer
         self._backend = None

@@ -48,6 +48,7 @@ class Response:
         return self.left != AWAITING_HEAD or bool(self._buffer)
 
     def _on_head_bytes(self, client: Exchange, data: bytes) -> None:
+        client.plain = False  # what comes next is no answer by itself, whatever it looks like
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""

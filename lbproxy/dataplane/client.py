@@ -105,6 +105,8 @@ class HttpConnection(PlainExchange):
             self.close_now()
         elif self._status and not (self.watch is not None and self.watch.resuming):
             self._on_idle_quarter()
+        elif self.out and not self._status:
+            self._wait_for_client()
         else:
             self._on_response_timeout()
 
@@ -165,6 +167,9 @@ class HttpConnection(PlainExchange):
         """Take up what was read, of at most `most` bytes. True if there is, or may be, more to read now."""
         if not data:
             self._on_eof_between()
+            return False
+        if self.out:  # its last answer, which has just been sent, was not taken: this is as good as not read yet
+            self._in, self._readable = data, True
             return False
         # After a full read there may be more, and edge-triggered epoll will not say so again.
         self._readable = len(data) == most
@@ -322,6 +327,8 @@ class HttpConnection(PlainExchange):
         self.out = rest
         if self.phase == READING:
             self._wait_until_taken()
+        elif not self._status:  # its next request is under way already
+            self._seen, self._quiet = -1, 0
 
     def on_send_failed(self, error: OSError) -> None:
         """It has gone before what was in the outbox."""
@@ -344,6 +351,8 @@ class HttpConnection(PlainExchange):
             return
         if self.phase == EXCHANGE:
             if self._backend is not None:
+                if not self._status:
+                    self._on_request_sent()  # the backend was not listened to meanwhile
                 self._backend.read()
         elif self.phase == READING:
             self.phase = EXCHANGE
@@ -387,6 +396,14 @@ class HttpConnection(PlainExchange):
         self.deadline = NEVER
         if self.listener.timeouts.idle:
             self.listener.timers.arm(self, self.listener.timeouts.idle)
+
+    def _wait_for_client(self) -> None:
+        """It has not taken the answer before this one, so nobody knows whether the backend has answered."""
+        timeouts = self.listener.timeouts
+        if timeouts.idle:
+            self._on_idle_quarter()
+        else:
+            self.listener.timers.arm(self, timeouts.response_header)
 
     def _wait_for_request(self) -> None:
         self._started = 0.0

@@ -8,6 +8,7 @@ import trio
 
 from lbproxy.core.admission import Admission
 from lbproxy.core.board import Board
+from lbproxy.core.config import Timeouts
 from lbproxy.dataplane.client import HttpConnection
 from lbproxy.dataplane.listener import Connection
 from lbproxy.dataplane.moving import take_out
@@ -81,9 +82,9 @@ class Bench:
         assert await read_exactly(self.client, len(data)) == data
 
 
-async def bench(lab: Lab) -> Bench:
+async def bench(lab: Lab, timeouts: Timeouts | None = None) -> Bench:
     backend = Backend()
-    lb = await lab.balance("http", await lab.backend(backend.serve))
+    lb = await lab.balance("http", await lab.backend(backend.serve), timeouts=timeouts)
     client = await lb.connect()
     one = Bench(lb, backend, client)
     one.ask()
@@ -113,6 +114,69 @@ async def test_a_body_that_looks_like_an_answer_stays_a_body(lab: Lab) -> None:
             await one.takes(OK)
     assert one.lb.backends[0].idle == 1
     assert one.lb.listener.requests == 4
+
+
+async def test_a_client_that_is_behind_is_no_fault_of_the_backend(lab: Lab) -> None:
+    one = await bench(lab, Timeouts(response_header=10.0))
+    with trio.fail_after(PATIENCE):
+        async with one.client:
+            await one.is_behind()
+            one.backend.say(OK)
+            one.lb.advance(45.0)
+            one.takes_all()
+            await one.takes(OK + OK)
+            await one.lb.until(lambda: one.lb.listener.requests == 3)
+    assert one.lb.backends[0].failed == 0
+    assert one.lb.listener.responses == {2: 3}
+
+
+async def test_once_the_client_has_caught_up_the_backend_has_its_time(lab: Lab) -> None:
+    one = await bench(lab, Timeouts(response_header=10.0))
+    with trio.fail_after(PATIENCE):
+        async with one.client:
+            await one.is_behind()
+            one.lb.advance(19.0)
+            one.takes_all()
+            await one.takes(OK)
+            one.lb.advance(9.0)
+            assert one.lb.backends[0].failed == 0
+            one.lb.advance(2.0)
+            await one.takes(b"HTTP/1.1 504 ")
+    assert one.lb.backends[0].failed == 1
+
+
+async def test_a_client_that_is_behind_has_the_idle_time(lab: Lab) -> None:
+    one = await bench(lab, Timeouts(response_header=10.0, idle=20.0))
+    one.connection._seen, one.connection._quiet = 0, 3  # as an exchange may have left it
+    with trio.fail_after(PATIENCE):
+        async with one.client:
+            await one.is_behind()
+            one.lb.advance(20.0)
+            assert one.lb.listener.active == 1
+            one.lb.advance(20.0)
+            assert one.lb.listener.active == 0
+    assert one.lb.backends[0].failed == 0
+    assert one.lb.backends[0].active == 0
+    assert one.lb.listener.terminations["cD"] == 1
+
+
+async def test_what_a_client_says_before_it_has_caught_up_waits(lab: Lab) -> None:
+    """Half a head, which would else have to be there in whole in timeouts.request_header."""
+    one = await bench(lab, Timeouts(request_header=5.0))
+    text = request()
+    with trio.fail_after(PATIENCE):
+        async with one.client:
+            one.takes_little()
+            one.backend.say(OK)
+            os.write(one.client.socket.fileno(), text[:9])
+            await one.lb.until(lambda: bool(one.connection.out))
+            one.lb.advance(9.0)
+            one.takes_all()
+            await one.takes(OK)
+            os.write(one.client.socket.fileno(), text[9:])
+            await one.asked(3)
+            one.backend.say(OK)
+            await one.takes(OK)
 
 
 async def test_a_client_that_went_before_its_answer_asks_for_nothing_more(lab: Lab) -> None:

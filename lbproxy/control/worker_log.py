@@ -10,7 +10,7 @@ import trio
 
 from lbproxy.admin.log import EventLog, LinePump, Output
 
-LOG_PAUSE = 0.025  # seconds between two reads of a worker's access log
+LOG_PAUSE = 0.01  # seconds between two reads of a worker's access log
 LOG_PIPE = 1 << 20  # bytes that it can write meanwhile; what an unprivileged process may ask for
 
 

@@ -24,7 +24,8 @@ def two_workers(start: Starter) -> Result:
     """Throughput with two workers, a CPU for each, ÷ throughput with one, each worker limited to a tenth of its CPU.
 
     What a request costs depends on which CPU a worker is on, that of the load generator or another one. One worker is
-    therefore measured on both, and two are compared with the mean.
+    therefore measured on both, and two are compared with the mean. wrk connects once: a contender whose connections
+    all go to one worker is as fast as with one, and `lesser_2` says so.
     """
     places = [max(start.ground.cpus.contender), min(start.ground.cpus.rest)]
     with start(plain=True) as stage:
@@ -37,6 +38,7 @@ def two_workers(start: Starter) -> Result:
         "rate_2": both.value,
         "cpu_us_1": fmean(each.details["cpu_us"] for each in alone),
         "cpu_us_2": both.details["cpu_us"],
+        "lesser_2": both.details["lesser"],
         "machine_idle_2": both.details["machine_idle"],
     }
     return Result(both.value / one, details, both.errors + sum(each.errors for each in alone))
@@ -53,12 +55,15 @@ def _throughput(stage: Stage, places: Sequence[int]) -> Result:
         with limited(dict.fromkeys(each, SHARE * len(places) / len(each))):
             stage.wrk(1)
             used, before = stage.cpu_ns(), cpu.now()
+            busy = [cpu.process_cpu_ns(pid) for pid in each]
             load, errors = stage.wrk(2)
+            busy = [cpu.process_cpu_ns(pid) - so_far for pid, so_far in zip(each, busy, strict=True)]
             used, after = stage.cpu_ns() - used, cpu.now()
     except NoQuotaError as error:
         raise SitsOutError(str(error)) from error
     idle = 1 - before.busy_ns_until(after) / (after.at_ns - before.at_ns) / after.cpus
-    details = {"cpu_us": used / 1000 / load.requests, "machine_idle": idle}
+    # `lesser`: what the worker that did least did, ÷ what the busiest did.
+    details = {"cpu_us": used / 1000 / load.requests, "machine_idle": idle, "lesser": min(busy) / max(busy)}
     return Result(load.requests * 1e6 / load.duration_us, details, errors)
 
 

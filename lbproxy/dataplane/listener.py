@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from lbproxy.core.admission import Admission
-from lbproxy.core.board import Board
+from lbproxy.core.board import ABSENT, Board
 from lbproxy.core.config import Config, Mode
 from lbproxy.core.config import Listener as ListenerConfig
 from lbproxy.core.leases import Leases
@@ -26,6 +26,7 @@ from lbproxy.dataplane.timers import NEVER, UNFILED
 
 BURST = 64  # accepts per event; the rest raise the level-triggered event again
 SLACK = 8  # connections, and a quarter: what a worker may have more than another
+LEFT_OVER = 16  # accepts at once of what another worker should have taken and has not
 STAND_BACK = 0.001  # seconds; shorter than the reactor's LINGER, so that a wait without events is long enough
 PAUSE = 0.5  # seconds without accepting after running out of file descriptors, as nginx
 NORMAL = Termination.NORMAL
@@ -110,7 +111,7 @@ class Listener:
         "_paused",
         "_resume_at",
         "_sockets",
-        "_takes_all",
+        "_takes_left_over",
         "accept_paused",
         "access",
         "admission",
@@ -161,7 +162,7 @@ class Listener:
         self.admission: Admission | None = None  # after an outage, for a while
         self.report = report
         self._resume_at = 0.0
-        self._takes_all = False  # it stood back, and nobody else has taken what there was
+        self._takes_left_over = False  # it stood back, and nobody else has taken what there was
         self.stats = ListenerStats()
         self.connections: set[Connection] = set()
         self.draining = False
@@ -304,12 +305,13 @@ class Listener:
             self.reactor.add(sock.fileno(), lambda _events: self._accept(sock), IN)
 
     def _accept(self, listening: socket.socket) -> None:
-        if self._board is not None and self._has_its_share():
+        most = BURST if self._board is None else self._share()
+        if not most:
             self._stand_back()
             return
         # All that are there, although the last accept of an event finds nobody and costs 2 µs: one per event, or as
         # many as lately have been there, made batches smaller, and a connection 2 µs dearer.
-        self._take(listening, BURST)
+        self._take(listening, most)
 
     def _take(self, listening: socket.socket, most: int) -> None:
         """Accept so many connections, if there are."""
@@ -348,20 +350,23 @@ class Listener:
             accepting = self._sockets and not self._paused
             self._board.put(self._column, count if accepting else ~count)
 
-    def _has_its_share(self) -> bool:
-        """Has this worker so many more connections than another that the next ones should be that one's?
+    def _share(self) -> int:
+        """How many connections to take before this worker has clearly more of them than another one.
 
         The kernel wakes every worker that waits, and who comes first is often the same one: long connections would
-        pile up on it. (nginx lives with that, or with accept_mutex.)
+        pile up on it, and of a few dozen that come at once it would have all. (nginx lives with that, or with
+        accept_mutex.)
         """
-        takes_all, self._takes_all = self._takes_all, False
-        if takes_all or self._board is None:
-            return False
-        least = self._board.least(self._column)
-        return least >= 0 and len(self.connections) > least + least // 4 + SLACK
+        takes_left_over, self._takes_left_over = self._takes_left_over, False
+        if takes_left_over:
+            return LEFT_OVER
+        least = self._board.least(self._column) if self._board is not None else ABSENT
+        if least < 0:
+            return BURST
+        return max(min(least + least // 4 + SLACK + 1 - len(self.connections), BURST), 0)
 
     def _stand_back(self) -> None:
-        """Leave what is in the queue to others for a moment; then take what they have left, should they be stuck."""
+        """Leave what is in the queue to others for a moment; then take some of what is left: they may be stuck."""
         self._resume_at = self.timers.now + STAND_BACK
         for sock in self._sockets.values():
             self.reactor.pause(sock.fileno())
@@ -371,7 +376,7 @@ class Listener:
         if self.timers.now < self._resume_at:
             self.reactor.after_next_wait(self._resume)
         elif not self._paused:
-            self._takes_all = True
+            self._takes_left_over = True
             for sock in self._sockets.values():
                 self._watch(sock)
 

@@ -27,6 +27,7 @@ from lbproxy.dataplane.timers import NEVER, UNFILED
 BURST = 64  # accepts per event; the rest raise the level-triggered event again
 SLACK = 8  # connections, and a quarter: what a worker may have more than another
 LEFT_OVER = 16  # accepts at once of what another worker should have taken and has not
+MANY, LATELY = 4, 0.005  # if so many have ended since the last accepts, so many seconds ago, connections are short
 STAND_BACK = 0.001  # seconds; shorter than the reactor's LINGER, so that a wait without events is long enough
 PAUSE = 0.5  # seconds without accepting after running out of file descriptors, as nginx
 NORMAL = Termination.NORMAL
@@ -107,9 +108,11 @@ class Listener:
     __slots__ = (
         "_board",
         "_column",
+        "_ended",
         "_make",
         "_paused",
         "_resume_at",
+        "_shared_at",
         "_sockets",
         "_takes_left_over",
         "accept_paused",
@@ -162,6 +165,7 @@ class Listener:
         self.admission: Admission | None = None  # after an outage, for a while
         self.report = report
         self._resume_at = 0.0
+        self._ended, self._shared_at = 0, 0.0  # connections, at the last look at the share, and when that was
         self._takes_left_over = False  # it stood back, and nobody else has taken what there was
         self.stats = ListenerStats()
         self.connections: set[Connection] = set()
@@ -357,13 +361,18 @@ class Listener:
         pile up on it, and of a few dozen that come at once it would have all. (nginx lives with that, or with
         accept_mutex.)
         """
-        takes_left_over, self._takes_left_over = self._takes_left_over, False
-        if takes_left_over:
-            return LEFT_OVER
+        left_over, self._takes_left_over = self._takes_left_over, False
+        # Short ones do not pile up, and many small bites with a pause after each would halve their rate.
+        now, ended = self.timers.now, self.stats.accepted - len(self.connections)
+        short = ended - self._ended >= MANY and now - self._shared_at < LATELY
+        self._ended, self._shared_at = ended, now
+        if left_over:
+            return BURST if short else LEFT_OVER
         least = self._board.least(self._column) if self._board is not None else ABSENT
         if least < 0:
             return BURST
-        return max(min(least + least // 4 + SLACK + 1 - len(self.connections), BURST), 0)
+        room = max(least + least // 4 + SLACK + 1 - len(self.connections), 0)
+        return BURST if short and room else min(room, BURST)
 
     def _stand_back(self) -> None:
         """Leave what is in the queue to others for a moment; then take some of what is left: they may be stuck."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from lbproxy.core.board import CELL, Board
+from lbproxy.dataplane.listener import BURST, MANY, SLACK
 from tests.dataplane.harness import Balancer, Lab
 from tests.dataplane.test_exchange import OK, answering
 
@@ -48,3 +49,18 @@ async def test_what_another_does_not_take_is_not_left(lab: Lab) -> None:
         stuck.reactor.pause(sock.fileno())
     connect(first, lab, AT_ONCE)
     await first.until(lambda: first.listener.active == AT_ONCE)
+
+
+async def test_short_ones_are_taken_as_they_come(lab: Lab) -> None:
+    """They do not pile up, so there is no pause after every few of them."""
+    first = await lab.balance("http", await lab.backend(answering(OK)))
+    second = await lab.successor(first)
+    share(first, second)
+    (listener,) = first.worker._listeners
+    assert listener._share() == SLACK + 1
+    listener.stats.accepted += MANY  # and they have ended: none of them is among the connections
+    assert listener._share() == BURST
+    assert listener._share() == SLACK + 1
+    listener.stats.accepted += MANY
+    first.advance(1.0)
+    assert listener._share() == SLACK + 1

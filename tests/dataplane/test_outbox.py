@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -10,10 +11,16 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from lbproxy.dataplane.reactor import Reactor
+from lbproxy.core import config as c
+from lbproxy.core.board import Board
+from lbproxy.core.termination import Termination
+from lbproxy.dataplane.backend import EVENT
+from lbproxy.dataplane.reactor import OUT, Reactor
 from lbproxy.dataplane.relay import Half
-from tests.dataplane.harness import PATIENCE, Balancer, Lab, read_all, read_exactly
+from lbproxy.dataplane.tcp import TcpConnection
+from tests.dataplane.harness import PATIENCE, Balancer, Lab, read_all, read_exactly, reset
 from tests.dataplane.test_exchange import OK, next_head, request
+from tests.dataplane.test_watches import HEAD, LAST, TARGET, chunk
 
 BAD = b"NO REQUEST\r\n\r\n"
 
@@ -225,3 +232,139 @@ async def test_a_relays_message_leaves_before_what_is_read_later(lab: Lab) -> No
             os.write(client.socket.fileno(), text[first:])
             await seen.wait()
     assert received == text
+
+
+async def relayed(lab: Lab) -> tuple[Balancer, TcpConnection, trio.SocketStream, trio.SocketStream]:
+    """A relay, and its two ends."""
+    send, receive = trio.open_memory_channel[trio.SocketStream](1)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await send.send(stream)
+        await trio.sleep_forever()
+
+    lb = await lab.balance("tcp", await lab.backend(serve))
+    client = await lb.connect()
+    backend = await receive.receive()
+    await lb.until(lambda: lb.listener.active == 1)
+    (relay,) = lb.worker._listeners[0].connections
+    assert isinstance(relay, TcpConnection)
+    await backend.send_all(b"!")
+    await read_exactly(client, 1)
+    return lb, relay, client, backend
+
+
+async def test_what_a_relays_end_does_not_take_is_kept(lab: Lab) -> None:
+    with trio.fail_after(PATIENCE):
+        lb, relay, client, backend = await relayed(lab)
+        half = relay.backend
+        send = half.send
+
+        def little(data: bytes) -> int:
+            half.send = send
+            return send(data[:6])
+
+        half.send = little  # type: ignore[assignment]
+        async with client, backend:
+            await client.send_all(b"a message to it")
+            await lb.until(lambda: half.pending == b"a message to it"[6:])
+            half.on_event(OUT)
+            assert await read_exactly(backend, 15) == b"a message to it"
+
+
+async def test_a_relays_end_that_is_gone_is_told_to_the_other_by_rst(lab: Lab) -> None:
+    with trio.fail_after(PATIENCE):
+        lb, relay, client, backend = await relayed(lab)
+        relay.backend.send = _gone  # type: ignore[assignment]
+        async with client, backend:
+            await client.send_all(b"a message to it")
+            with pytest.raises(trio.BrokenResourceError):
+                await read_all(client)
+    assert (lb.backends[0].active, lb.listener.active) == (0, 0)
+
+
+def _gone(_data: bytes) -> int:
+    raise OSError(errno.EPIPE, "")
+
+
+async def test_a_reset_behind_data_stays_a_reset(lab: Lab) -> None:
+    """FIN is believed when the event tells of it, and this one tells of both: what was cut must not look whole."""
+    with trio.fail_after(PATIENCE):
+        _lb, _relay, client, backend = await relayed(lab)
+        async with backend:
+            os.write(client.socket.fileno(), b"half a mess")
+            reset(client)
+            with pytest.raises(trio.BrokenResourceError):
+                await read_all(backend)
+
+
+async def test_a_relay_is_told_as_over_where_counts_began_to_be_shared_meanwhile(lab: Lab) -> None:
+    cells = memoryview(bytearray(2 * 3 * 4)).cast("i")
+
+    async def serve(_stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    lb = await lab.balance("tcp", await lab.backend(serve), await lab.backend(serve))
+    with trio.fail_after(PATIENCE):
+        async with await lb.connect():
+            await lb.until(lambda: lb.backends[0].total == 1)
+            async with await lb.connect():
+                await lb.until(lambda: lb.backends[1].total == 1)
+                listener = lb.worker._listeners[0]
+                assert any(one._picks is None for one in listener.connections)  # type: ignore[attr-defined]
+                listener.pool.share(Board(cells, 3, 0), 1)
+                assert list(cells[:3]) == [0, 1, 1]
+                for one in list(listener.connections):
+                    one.close(Termination.SHUTDOWN_DATA)
+                assert list(cells[:3]) == [0, 0, 0]
+
+
+async def test_who_was_dialled_first_is_not_dialled_again(lab: Lab) -> None:
+    """Though it would be next, and its failures do not count: a a b a, a a b a."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"!")
+        await trio.sleep_forever()
+
+    heavy, light = await lab.backend(serve), await lab.backend(serve)
+    lb = await lab.balance("tcp", backends=(c.Backend(heavy, weight=3, max_fails=0), c.Backend(light, max_fails=0)))
+    dialer = lb.worker._listeners[0].dialer
+    connect = dialer.connect
+
+    def refuse(address: c.Address, side: c.TcpSide) -> socket.SocketType:
+        if address == heavy:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+        return connect(address, side)
+
+    with trio.fail_after(PATIENCE):
+        for count in range(4):
+            if count == 3:
+                dialer.connect = refuse
+            async with await lb.connect() as client:
+                await read_exactly(client, 1)
+    assert [stats.total for stats in lb.backends] == [2, 2]
+    assert lb.backends[0].failed == 1
+
+
+async def test_an_event_that_fills_its_buffer_leaves_before_the_next_one(lab: Lab) -> None:
+    def event(version: int, size: int) -> bytes:
+        """One in a chunk of its own, `size` bytes with its framing."""
+        start = b'{"type":"MODIFIED","object":{"metadata":{"resourceVersion":"%d"},"data":"' % version
+        return chunk(start + b"x" * (size - len(start) - 11) + b'"}}\n')
+
+    first, *others = events = [event(version, EVENT) for version in (5, 6, 7)]
+    assert {len(one) for one in events} == {EVENT}
+    pieces = [HEAD, first, b"".join(others) + LAST]
+    send, receive = trio.open_memory_channel[bytes](3)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await next_head(stream)
+        async for piece in receive:
+            await stream.send_all(piece)
+
+    lb = await lab.balance("http", await lab.backend(serve))
+    with trio.fail_after(PATIENCE):
+        async with await lb.connect() as client:
+            await client.send_all(request(TARGET))
+            for piece in pieces:
+                await send.send(piece)
+                assert await read_exactly(client, len(piece)) == piece

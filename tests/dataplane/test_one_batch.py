@@ -309,3 +309,33 @@ async def test_who_was_picked_the_short_way_counts_as_tried(lab: Lab) -> None:
 def _shut(fd: int) -> None:
     with socket.socket(fileno=os.dup(fd)) as sock:
         sock.shutdown(socket.SHUT_RDWR)
+
+
+async def test_each_request_may_be_sent_again_once(lab: Lab) -> None:
+    """Its connection ends before the answer, and the one before had that, too."""
+    one = await bench(lab)
+    with trio.fail_after(PATIENCE):
+        async with one.client:
+            for count in (3, 5, 7):
+                _shut(one.backend.fd)
+                await one.asked(count)
+                one.backend.say(OK)
+                await one.takes(OK)
+                one.ask()
+                await one.asked(count + 1)
+    assert one.lb.backends[0].retries == {"stale": 3}
+
+
+async def test_a_client_of_a_listener_that_drains_is_told_to_close(lab: Lab) -> None:
+    """One that was new when the drain began asks after it."""
+    one = await bench(lab)
+    with trio.fail_after(PATIENCE):
+        async with one.client:
+            one.backend.say(OK)
+            await one.takes(OK)
+            one.listener.draining = True
+            one.ask()
+            await one.asked(3)
+            assert one.connection.plain
+            one.backend.say(OK)
+            assert b"\r\nConnection: close\r\n" in await read_all(one.client)

@@ -64,6 +64,7 @@ class Ending:
             channel, self._reactor, self._listeners, self._listener_of, self._expects_more
         )
         left = self._shutdown().drain  # if the successor goes away
+        self._reactor.shared += 1
         try:
             await handover.wait_for_hello()
             with trio.move_on_after(seconds) as patience:
@@ -75,6 +76,7 @@ class Ending:
             if not handover.begun:
                 return  # nothing has changed
         finally:
+            self._reactor.shared -= 1
             handover.stop()
             if not handover.begun:
                 self._handover = None
@@ -87,6 +89,7 @@ class Ending:
         """Go on with everything that a predecessor has; how many connections that are."""
         count = 0
         self._taking_over += 1
+        self._reactor.shared += 1
         try:
             async for _ in take_over(channel, self._listener_of, self._reactor):
                 count += 1
@@ -94,6 +97,7 @@ class Ending:
             log.warning("connections could not be taken over: %s", error)
         finally:
             self._taking_over -= 1
+            self._reactor.shared -= 1
         return count
 
     def drain(self, seconds: float, nursery: trio.Nursery) -> None:

@@ -13,6 +13,7 @@ import mmap
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import sys
@@ -33,7 +34,7 @@ from lbproxy.dataplane.finding import find
 from lbproxy.dataplane.leaving import Leaving
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.moving import State, left_behind
-from lbproxy.dataplane.reactor import Reactor
+from lbproxy.dataplane.reactor import IN, Reactor
 from lbproxy.dataplane.rebalancing import INTERVAL, Balance
 from lbproxy.dataplane.reports import Reports
 from lbproxy.dataplane.statistics import Statistics
@@ -79,6 +80,7 @@ class Worker:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._reactor.run)
                 nursery.start_soon(self._rebalance)
+                self._reactor.add(self._channel.fileno(), self._reactor.give_way, IN | select.EPOLLET)
                 await self._channel.send(messages.encode(messages.Ready()))
                 await self._obey()
                 nursery.cancel_scope.cancel()

@@ -185,7 +185,7 @@ class Lab:
         os.set_blocking(reader, False)
         configure = messages.Configure(config, ((listening.dup().detach(),),), writer)
         clock = Clock()
-        worker = Worker(configure, channel, Reactor(clock=clock))
+        worker = Worker(configure, channel, Reactor(clock=clock, linger=0.002))  # its peers are in the same thread
         self._cleanup += [listening.close, control.close, channel.close]
         self._cleanup += [lambda: os.close(reader), lambda: os.close(writer)]
         balancer = Balancer(worker, control, port, reader, configure, clock, listening)

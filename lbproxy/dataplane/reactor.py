@@ -245,7 +245,10 @@ class Reactor:
         self.send_all()
         functions, self._at_end = self._at_end, []
         for function in functions:
-            function()
+            try:
+                function()
+            except Exception:
+                self._bug(getattr(function, "__self__", None))
         for sock in self._closing:
             sock.close()
         self._closing.clear()

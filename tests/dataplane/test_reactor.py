@@ -70,6 +70,24 @@ async def test_it_gives_way_after_the_batch_that_asks_for_it() -> None:
     assert (seen, epoll.waits) == ([IN, IN], [LINGER, 0.0, 0.0, LINGER])
 
 
+async def test_a_bug_at_the_batchs_end_does_not_end_the_worker() -> None:
+    reactor, _epoll = make([(1, IN)])
+    closed, end = socket.socketpair()
+
+    def buggy() -> None:
+        raise ZeroDivisionError
+
+    def handler(_events: int) -> None:
+        reactor.at_batch_end(buggy)
+        reactor.close(closed)
+
+    with end:
+        reactor.add(1, handler)
+        reactor._burst()
+        assert reactor.internal_errors == 1
+        assert end.recv(1) == b""  # what else there is to do at the end has been done
+
+
 @pytest.mark.parametrize("traffic", [False, True])
 async def test_a_message_for_a_task_does_not_wait_until_the_linger_is_over(traffic: bool) -> None:
     reactor = Reactor(linger=60.0)

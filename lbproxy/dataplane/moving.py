@@ -28,9 +28,10 @@ from lbproxy.core.watch import body_from, body_state, parse_watch_request
 from lbproxy.dataplane.backend import BackendConnection
 from lbproxy.dataplane.client import HttpConnection
 from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE, READING
+from lbproxy.dataplane.half import Half
 from lbproxy.dataplane.listener import Connection, Listener
 from lbproxy.dataplane.pipes import Pipe
-from lbproxy.dataplane.relay import QUARTERS, Half, Relay
+from lbproxy.dataplane.relay import QUARTERS, Relay
 from lbproxy.dataplane.sockets import local_address
 from lbproxy.dataplane.tcp import TcpConnection
 from lbproxy.dataplane.timers import NEVER

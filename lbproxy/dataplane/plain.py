@@ -17,8 +17,8 @@ from lbproxy.core.peer import Peer
 from lbproxy.dataplane.exchange import Exchange
 from lbproxy.dataplane.exchange_state import EXCHANGE, READING
 from lbproxy.dataplane.listener import NORMAL
-from lbproxy.dataplane.relay import MSG_MORE
 from lbproxy.dataplane.response import AWAITING_HEAD, DONE
+from lbproxy.dataplane.sockets import MSG_MORE
 from lbproxy.dataplane.timers import NEVER
 
 

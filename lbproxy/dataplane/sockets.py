@@ -15,6 +15,7 @@ from lbproxy.core.config import Address, TcpSide
 AF_INET, AF_INET6, AF_UNIX = int(socket.AF_INET), int(socket.AF_INET6), int(socket.AF_UNIX)
 SOCK_STREAM = int(socket.SOCK_STREAM)
 NEW = SOCK_STREAM | int(socket.SOCK_NONBLOCK) | int(socket.SOCK_CLOEXEC)
+MSG_MORE = int(socket.MSG_MORE)
 IPPROTO_TCP, TCP_NODELAY = int(socket.IPPROTO_TCP), int(socket.TCP_NODELAY)
 # Bytes per recv() of a connection that has not had more at once yet: what malloc has at hand, where 64 KiB take it half
 # a microsecond to make and to take most of back.

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from lbproxy.core.peer import Peer
 from lbproxy.core.termination import Termination
-from lbproxy.dataplane.relay import LOOK, Relay
+from lbproxy.dataplane.half import LOOK
+from lbproxy.dataplane.relay import Relay
 from lbproxy.dataplane.sockets import local_address
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def serving(response: bytes, then: bytes = OK) -> Handler:
 @pytest.fixture(autouse=True)
 def always_bulk(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipe from the first read on, and no way back: a stall is then sure to find it, however the bytes come in."""
-    for module in ("backend", "relay"):
+    for module in ("backend", "half"):
         monkeypatch.setattr(f"lbproxy.dataplane.{module}.CHUNK", 4096)
         monkeypatch.setattr(f"lbproxy.dataplane.{module}.BULK", 0)
         monkeypatch.setattr(f"lbproxy.dataplane.{module}.ENOUGH", 1)

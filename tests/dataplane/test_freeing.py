@@ -10,7 +10,8 @@ import trio
 
 from lbproxy.dataplane.client import HttpConnection
 from lbproxy.dataplane.dial import Dial
-from lbproxy.dataplane.relay import Half, Relay
+from lbproxy.dataplane.half import Half
+from lbproxy.dataplane.relay import Relay
 from tests.dataplane.harness import Lab, read_all, reset
 from tests.dataplane.test_exchange import OK, answering, ask, next_head, request
 from tests.dataplane.test_relay import echo

@@ -15,8 +15,8 @@ from lbproxy.core import config as c
 from lbproxy.core.board import Board
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.backend import EVENT
+from lbproxy.dataplane.half import Half
 from lbproxy.dataplane.reactor import OUT, Reactor
-from lbproxy.dataplane.relay import Half
 from lbproxy.dataplane.tcp import TcpConnection
 from tests.dataplane.harness import PATIENCE, Balancer, Lab, read_all, read_exactly, reset
 from tests.dataplane.test_exchange import OK, next_head, request

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from lbproxy.core.config import Address, AllDown, Retry, Timeouts
-from lbproxy.dataplane.relay import CHUNK
+from lbproxy.dataplane.half import CHUNK
 from tests.dataplane.harness import PATIENCE, Balancer, Lab, connects, read_all, read_exactly, reset
 
 

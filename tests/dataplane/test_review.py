@@ -12,8 +12,8 @@ from lbproxy.core.config import Address, AllDown, TcpSide, Timeouts
 from lbproxy.core.health import Health
 from lbproxy.core.messages import Drain, SetHealth, encode
 from lbproxy.dataplane.backend import BackendConnection
+from lbproxy.dataplane.half import Half
 from lbproxy.dataplane.reactor import Reactor
-from lbproxy.dataplane.relay import Half
 from lbproxy.dataplane.sockets import open_connection
 from lbproxy.dataplane.timers import NEVER, UNFILED
 from tests.dataplane.harness import PATIENCE, Balancer, Lab, read_all, read_exactly, read_head, reset

@@ -37,6 +37,7 @@ from lbproxy.dataplane.moving import State, left_behind
 from lbproxy.dataplane.reactor import IN, Reactor
 from lbproxy.dataplane.rebalancing import INTERVAL, Balance
 from lbproxy.dataplane.reports import Reports
+from lbproxy.dataplane.scheduling import ask_for_short_slices
 from lbproxy.dataplane.statistics import Statistics
 from lbproxy.dataplane.tcp import TcpConnection
 
@@ -386,6 +387,7 @@ def main(argv: list[str]) -> int:
     """The process. Signals are the control plane's business: a terminal's ^C reaches the whole group."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
+    ask_for_short_slices()
     trio.run(serve, socket.socket(fileno=int(argv[1])))
     return 0
 

@@ -18,8 +18,10 @@ from lbproxy.core.http1 import RequestLine
 from lbproxy.core.peer import Peer
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.reactor import Reactor
+from lbproxy.dataplane.timers import NEVER, UNFILED
 
 HELD = 256 * 1024  # bytes kept while the pipe is full
+RETRY = 0.1  # seconds until they are offered again, if no line comes before
 NORMAL = Termination.NORMAL
 
 # Taken apart in _worded. A tuple, because anything with names takes 0.3 µs more to make.
@@ -31,12 +33,26 @@ Request = tuple[
 class AccessLog:
     """`at_open` and `at_close` say which lines are wanted; `write` takes one JSON object without the time."""
 
-    __slots__ = ("_entries", "_fd", "_reactor", "_rest", "_second", "_stamp", "at_close", "at_open", "dropped")
+    __slots__ = (
+        "_entries",
+        "_fd",
+        "_reactor",
+        "_rest",
+        "_second",
+        "_stamp",
+        "at_close",
+        "at_open",
+        "deadline",
+        "dropped",
+        "filed",
+    )
 
     def __init__(self, fd: int, reactor: Reactor) -> None:
         os.set_blocking(fd, False)
         self.at_open = self.at_close = False
         self.dropped = 0
+        self.deadline = NEVER
+        self.filed = UNFILED
         self._fd = fd
         self._reactor = reactor
         self._entries: list[str | Request] = []
@@ -71,14 +87,24 @@ class AccessLog:
             self.dropped += count
         else:
             self._rest += lines.encode()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
         try:
             written = os.write(self._fd, self._rest)
         except BlockingIOError:
-            return
+            written = 0
         except OSError:  # the control plane is gone; so will this worker be, soon
             self._rest = b""
             return
         self._rest = self._rest[written:]
+        if self._rest and self.deadline == NEVER:
+            self._reactor.timers.arm(self, RETRY)
+
+    def on_timeout(self) -> None:
+        """What the pipe had no room for is not left until the next line comes, which may be in an hour."""
+        if self._rest:
+            self._pass_on()
 
     def _now(self) -> str:
         """RFC 3339, in UTC, to the millisecond."""

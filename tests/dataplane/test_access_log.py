@@ -106,3 +106,12 @@ async def test_what_does_not_fit_is_counted(pipe: Pipe) -> None:
     assert len(pipe.read()) * 1000 < HELD  # a pipe's worth; the rest is kept for the next write
     pipe.log.write('"event":"last"')
     assert len(pipe.read()) > 0
+
+
+async def test_what_the_pipe_had_no_room_for_goes_out_without_another_line(pipe: Pipe) -> None:
+    text = '"line":"' + "x" * (HELD // 3) + '"'  # more than a pipe takes
+    pipe.log.write(text)
+    assert pipe.read() != [text + "}"]
+    for _ in range(20):
+        pipe.reactor.timers.turn(pipe.reactor.timers.now + 0.1)
+    assert "".join(pipe.read()).endswith('x"}')

@@ -95,7 +95,12 @@ def test_a_run_that_may_not_make_a_network_says_so_and_goes_on(tmp_path: Path) -
 def test_an_interrupted_run_stops_all_that_it_started(tmp_path: Path, number: signal.Signals) -> None:
     argv = [*RUN, "--only", "tcp-keepalive", "--contenders", "nginx", "--duration", "30", "--results", str(tmp_path)]
     with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        preexec_fn=_not_in_the_background,
     ) as bench:
         # Should it never say that it is under way, then kill it: the read below ends, and so does the test.
         watchdog = threading.Timer(30, bench.kill)
@@ -107,6 +112,11 @@ def test_an_interrupted_run_stops_all_that_it_started(tmp_path: Path, number: si
         watchdog.cancel()
         assert bench.wait(10) == 130, started + rest
     assert_nothing_left(tmp_path)
+
+
+def _not_in_the_background() -> None:
+    """Shells have what they start in the background ignore SIGINT, these tests perhaps, and all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def assert_nothing_left(directory: Path) -> None:

@@ -25,7 +25,7 @@ class Histogram:
 
     def note(self, seconds: float) -> None:
         """One more."""
-        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+        self.buckets[0 if seconds <= SHORTEST else bisect_left(BOUNDS, seconds)] += 1
         self.seconds += seconds
 
     @property

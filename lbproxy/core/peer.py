@@ -6,7 +6,7 @@ from typing import Any
 
 from lbproxy.core.config import Backend, BackendState
 from lbproxy.core.health import Health
-from lbproxy.core.histogram import BUCKETS, sparse
+from lbproxy.core.histogram import BUCKETS, Histogram, sparse
 from lbproxy.core.messages import BackendStats
 
 GONE = -1  # the index of a peer that is in no pool
@@ -25,7 +25,6 @@ class Peer:
         "bit",
         "checked",
         "config",
-        "connect_seconds",
         "connects",
         "conns",
         "current_weight",
@@ -60,8 +59,7 @@ class Peer:
         self.stats = BackendStats()
         self.begun = 0  # long streams, ever
         self.answers = [[0] * BUCKETS for _ in range(6)]  # by status // 100, and by how long the head took
-        self.connects = [0] * BUCKETS  # dials that went well, by how long they took
-        self.connect_seconds = 0.0
+        self.connects = Histogram()  # how long the dials took that went well
         self.dialled = 0  # connections or requests that got a connection made for them
         self.idle: list[Any] = []  # the data plane's kept-alive connections, newest last
         self.configure(index, config)
@@ -86,9 +84,9 @@ class Peer:
         stats.active = self.conns
         stats.idle = len(self.idle)
         stats.reused = stats.total - self.dialled
-        if self.connect_seconds or any(self.connects):
-            stats.dials.update((("ok", bucket), count) for bucket, count in sparse(self.connects).items())
-            stats.dial_seconds["ok"] = self.connect_seconds
+        if self.connects.count:
+            stats.dials.update((("ok", bucket), count) for bucket, count in sparse(self.connects.buckets).items())
+            stats.dial_seconds["ok"] = self.connects.seconds
         answers = [(kind, row) for kind, row in enumerate(self.answers) if row != _NO_ANSWERS]
         stats.responses = {kind: sum(row) for kind, row in answers}
         stats.heads = sparse(

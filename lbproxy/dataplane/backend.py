@@ -15,7 +15,7 @@ from lbproxy.core.config import Idle
 from lbproxy.core.http1 import CHUNKED, UNTIL_CLOSE
 from lbproxy.core.peer import Peer
 from lbproxy.dataplane.pipes import ENOUGH, SIZE, SMALLEST
-from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP, Reactor
+from lbproxy.dataplane.reactor import ERR, HUP, IN_OUT, OUT, RDHUP, Reactor
 from lbproxy.dataplane.response import AWAITING_HEAD, DONE, Response
 from lbproxy.dataplane.sockets import FEW, reset_on_close
 from lbproxy.dataplane.timers import NEVER, UNFILED
@@ -27,7 +27,6 @@ CHUNK = 65536  # bytes per recv()
 EVENT = 4096  # bytes per recv() of a watch that comes in single events
 TURNS = 16  # full reads before other connections get a turn
 BULK = 2  # full reads in a row that make it bulk, for pipes.py
-IN_OUT = IN | OUT
 
 
 class BackendConnection(Response):
@@ -136,18 +135,21 @@ class BackendConnection(Response):
 
     def _take_up(self, client: Exchange, data: bytes, size: int) -> None:
         """Forward what was read, at most `size` bytes, and read on if there may be more."""
-        if not data:
-            self._on_eof()
-        elif self.left == AWAITING_HEAD:
-            self._on_head_bytes(client, data)
-        else:
-            self._on_body(data)
+        self._forward(client, data)
         if len(data) == size:
             self._room = CHUNK
             if self.client is client:
                 self.read()
             elif self in self.peer.idle and not self.is_alive():  # it talks out of turn, and no event will say so
                 self.discard()
+
+    def _forward(self, client: Exchange, data: bytes) -> None:
+        if not data:
+            self._on_eof()
+        elif self.left == AWAITING_HEAD:
+            self._on_head_bytes(client, data)
+        else:
+            self._on_body(data)
 
     def read(self) -> None:
         """Move what the backend has to the client, until there is no more or the client is full."""
@@ -166,14 +168,8 @@ class BackendConnection(Response):
             except OSError as error:
                 self._broken(error.errno)
                 return
-            if not data:
-                self._on_eof()
-                return
-            if self.left == AWAITING_HEAD:
-                self._on_head_bytes(client, data)
-            else:
-                self._on_body(data)
-            if self.client is not client or (len(data) < CHUNK and not self._hung_up):
+            self._forward(client, data)
+            if not data or self.client is not client or (len(data) < CHUNK and not self._hung_up):
                 return
         self._reactor.again(self.on_event)
 

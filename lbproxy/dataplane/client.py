@@ -16,14 +16,13 @@ from lbproxy.dataplane.backend import CHUNK, TURNS
 from lbproxy.dataplane.exchange_state import CLOSED, EXCHANGE, LINGER, READING
 from lbproxy.dataplane.listener import Listener
 from lbproxy.dataplane.pipes import IN_PIPE, Pipe
-from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, RDHUP
+from lbproxy.dataplane.reactor import ERR, HUP, IN_OUT, OUT, RDHUP
 from lbproxy.dataplane.request_reader import RequestReader
 from lbproxy.dataplane.sockets import reset_on_close
 from lbproxy.dataplane.timers import NEVER
 
 LINGER_TIME = 2.0  # seconds
 GONE = ERR | HUP
-IN_OUT = IN | OUT  # what epoll says of a socket that has bytes to read and nothing else
 
 
 class HttpConnection(RequestReader):

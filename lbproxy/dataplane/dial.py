@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from bisect import bisect_left
 from collections.abc import Callable
 from socket import SocketType
 from typing import Protocol
 
 from lbproxy.core.config import Address, TcpSide, Timeouts
-from lbproxy.core.histogram import BOUNDS, SHORTEST
 from lbproxy.core.peer import Peer
 from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
-from lbproxy.dataplane.reactor import ERR, HUP, OUT, STREAM, Reactor
+from lbproxy.dataplane.reactor import ERR, HUP, OUT, Reactor
 from lbproxy.dataplane.sockets import AF_UNIX, open_connection, pending_error, set_liveness
 from lbproxy.dataplane.timers import NEVER, UNFILED
 
@@ -141,17 +139,13 @@ class Dial:
                 self._blame(peer, Termination.BACKEND_REFUSED, error.strerror or str(error))
                 peer = self._pick()
                 continue
-            reactor = self._reactor
-            timers = reactor.timers
+            timers = self._reactor.timers
             self._started = now = timers.now
             delay, left = self._dialer.timeouts.connect, self._give_up_at - now
             if left < delay:
                 delay = left if left > 0.0 else 0.0
             timers.arm_briefly(self, delay)
-            reactor.handlers[fd := self._sock.fileno()] = (
-                self.on_event
-            )  # as add(): half of a connection's calls is saved
-            reactor.register(fd, STREAM)
+            self._reactor.add(self._sock.fileno(), self.on_event)
             return
         self.peer = None
         self._owner.on_dial_failed(self._last)
@@ -179,9 +173,7 @@ class Dial:
             self.deadline = NEVER
             self._reactor.timers.brief.discard(self)
             self._sock = None
-            seconds = self._reactor.timers.now - self._started
-            peer.connects[0 if seconds <= SHORTEST else bisect_left(BOUNDS, seconds)] += 1
-            peer.connect_seconds += seconds
+            peer.connects.note(self._reactor.timers.now - self._started)
             if not peer.usable and self._is_to_be_left(peer):
                 self._reactor.close(sock)
                 self._owner.selection.release(peer)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.pipes import ENOUGH, IN_PIPE, Pipe
-from lbproxy.dataplane.reactor import ERR, HUP, IN, OUT, PRI, RDHUP
+from lbproxy.dataplane.reactor import ERR, HUP, IN, IN_OUT, OUT, PRI, RDHUP
 from lbproxy.dataplane.sockets import FEW, MSG_MORE, pending_error
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 CHUNK = 65536  # bytes per recv(): the largest that costs one allocation from malloc's arena, not an mmap
 BULK = 2  # full chunks in a row that make it bulk, for pipes.py
 TURNS = 16  # full chunks one direction may move before others get a turn
-IN_OUT = IN | OUT  # what epoll says of a socket that has bytes to read and nothing else
 LOOK = IN | HUP  # as an event: there may be a FIN behind what is to be read, or not
 MORE = RDHUP | HUP | PRI  # a short read was perhaps not the last
 UNSURE = HUP | ERR | PRI  # ... and if it has seen all, FIN may not be what follows

@@ -27,7 +27,7 @@ import select
 import time
 from collections.abc import Callable
 from socket import SocketType
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
 
@@ -40,6 +40,7 @@ ERR = select.EPOLLERR
 HUP = select.EPOLLHUP
 RDHUP = select.EPOLLRDHUP
 PRI = select.EPOLLPRI  # an urgent byte: a read stops short of it, and there may be more behind it
+IN_OUT = IN | OUT  # what epoll says of a socket that has bytes to read and nothing else
 READABLE = IN | ERR | HUP | RDHUP
 STREAM = IN | OUT | RDHUP | PRI | select.EPOLLET
 
@@ -83,7 +84,6 @@ class Reactor:
         "internal_errors",
         "outbox",
         "pipes",
-        "register",
         "second",
         "shared",
         "timers",
@@ -98,7 +98,6 @@ class Reactor:
         self._hurries = False  # the next burst does not linger
         self._stop = 0.0  # when the burst under way ends
         self.shared = 0  # how many of trio's tasks do something that takes many steps of theirs
-        self.register = self._epoll.register
         self.handlers: dict[int, Handler] = {}
         self.timers = Timers(clock(), self._bug)
         self.second = int(self.timers.now)  # whole seconds: nginx's clock for fail_timeout
@@ -114,7 +113,7 @@ class Reactor:
     def add(self, fd: int, handler: Handler, events: int = STREAM) -> None:
         """Watch an fd. With the default, edge-triggered both ways: never touched again until it is closed."""
         self.handlers[fd] = handler
-        self.register(fd, events)
+        self._epoll.register(fd, events)
 
     def pause(self, fd: int) -> None:
         """Stop watching an fd without closing it."""
@@ -235,9 +234,9 @@ class Reactor:
         for handler, events in handlers:
             self._guarded(handler, events)
 
-    def _guarded(self, function: Callable[[Any], None], argument: Any) -> None:
+    def _guarded(self, function: Callable[..., None], *arguments: object) -> None:
         try:
-            function(argument)
+            function(*arguments)
         except Exception:
             self._bug(getattr(function, "__self__", None))
 
@@ -245,10 +244,7 @@ class Reactor:
         self.send_all()
         functions, self._at_end = self._at_end, []
         for function in functions:
-            try:
-                function()
-            except Exception:
-                self._bug(getattr(function, "__self__", None))
+            self._guarded(function)
         for sock in self._closing:
             sock.close()
         self._closing.clear()

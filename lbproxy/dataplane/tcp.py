@@ -9,7 +9,6 @@ from lbproxy.core.pool import Selection
 from lbproxy.core.termination import Termination
 from lbproxy.dataplane.dial import Dial
 from lbproxy.dataplane.listener import NORMAL, Listener
-from lbproxy.dataplane.reactor import STREAM
 from lbproxy.dataplane.relay import Relay
 from lbproxy.dataplane.sockets import local_address, reset_on_close
 
@@ -121,8 +120,7 @@ class TcpConnection(Relay):
         peer.dialled += 1
         self.join(self._sock, sock)
         reactor = self.reactor
-        handlers = reactor.handlers
-        handlers[sock.fileno()] = self.backend.on_event
+        reactor.handlers[sock.fileno()] = self.backend.on_event
         access = self.listener.access
         if access is not None and access.at_open:
             self._log("open", "", 0, 0)
@@ -130,8 +128,7 @@ class TcpConnection(Relay):
         # raises one for what is left: a FIN, or more.
         self.client.pump()
         if self.open:
-            handlers[fd := self._sock.fileno()] = self.client.on_event
-            reactor.register(fd, STREAM)
+            reactor.add(self._sock.fileno(), self.client.on_event)
 
     def on_dial_failed(self, termination: Termination) -> None:
         if self._dial is None:  # a bug, once the connection stood

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator
 
 import pytest
@@ -20,6 +19,7 @@ from lbproxy.dataplane.reactor import OUT, Reactor
 from lbproxy.dataplane.tcp import TcpConnection
 from tests.dataplane.harness import PATIENCE, Balancer, Lab, read_all, read_exactly, reset
 from tests.dataplane.test_exchange import OK, next_head, request
+from tests.dataplane.test_one_batch import HEARD, bench, broken
 from tests.dataplane.test_watches import HEAD, LAST, TARGET, chunk
 
 BAD = b"NO REQUEST\r\n\r\n"
@@ -95,85 +95,46 @@ async def test_what_a_sender_adds_meanwhile_leaves_once(reactor: Reactor) -> Non
         assert not reactor.outbox
 
 
-class Backend:
-    """Answers when it is told to, from outside of trio: what follows at once is in the same batch."""
-
-    def __init__(self) -> None:
-        self.asked = trio.Event()
-        self.fd = -1
-
-    async def serve(self, stream: trio.SocketStream) -> None:
-        await next_head(stream)
-        await stream.send_all(OK)
-        await next_head(stream)
-        self.fd = stream.socket.fileno()
-        self.asked.set()
-        await trio.sleep_forever()
-
-    def answer(self) -> None:
-        os.write(self.fd, OK)
-
-
-async def under_way(lab: Lab) -> tuple[Balancer, Backend, trio.SocketStream]:
-    """A client whose second request, a plain one, is at the backend."""
-    backend = Backend()
-    lb = await lab.balance("http", await lab.backend(backend.serve))
-    client = await lb.connect()
-    await client.send_all(request())
-    await read_exactly(client, len(OK))
-    await client.send_all(request())
-    await backend.asked.wait()
-    return lb, backend, client
-
-
 async def test_an_answer_of_our_own_does_not_overtake_the_backends(lab: Lab) -> None:
-    _lb, backend, client = await under_way(lab)
+    one = await bench(lab)
     with trio.fail_after(PATIENCE):
-        async with client:
-            backend.answer()
-            os.write(client.socket.fileno(), BAD)
-            assert await read_exactly(client, len(OK)) == OK
-            assert (await read_all(client)).startswith(b"HTTP/1.1 400 ")
+        async with one.client:
+            one.backend.say(OK)
+            os.write(one.client.socket.fileno(), BAD)
+            await one.takes(OK)
+            assert (await read_all(one.client)).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_a_client_that_has_said_fin_gets_the_answer_that_was_ready(lab: Lab) -> None:
-    lb, backend, client = await under_way(lab)
+    one = await bench(lab)
     with trio.fail_after(PATIENCE):
-        async with client:
-            backend.answer()
-            await client.send_eof()
-            assert await read_all(client) == OK
-    await lb.until(lambda: lb.listener.active == 0)
-    assert lb.worker.stats().internal_errors == 0
+        async with one.client:
+            one.backend.say(OK)
+            await one.client.send_eof()
+            assert await read_all(one.client) == OK
+    await one.lb.until(lambda: one.lb.listener.active == 0)
+    assert one.lb.worker.stats().internal_errors == 0
 
 
 async def test_a_client_that_resets_while_its_answer_waits(lab: Lab) -> None:
-    lb, backend, client = await under_way(lab)
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    backend.answer()
-    client.socket.close()
-    await lb.until(lambda: lb.listener.active == 0)
-    assert lb.worker.stats().internal_errors == 0
-    assert lb.backends[0].active == 0
+    one = await bench(lab)
+    one.backend.say(OK)
+    reset(one.client)
+    await one.lb.until(lambda: one.lb.listener.active == 0)
+    assert one.lb.worker.stats().internal_errors == 0
+    assert one.lb.backends[0].active == 0
 
 
 async def test_a_client_that_does_not_take_its_answer_has_it_kept(lab: Lab) -> None:
-    lb, backend, client = await under_way(lab)
-    connection = next(iter(lb.worker._listeners[0].connections))
-
-    def full(data: bytes) -> int:
-        connection.send = send  # type: ignore[attr-defined]
-        return send(data[:7])  # type: ignore[no-any-return]
-
-    send = connection.send  # type: ignore[attr-defined]
-    connection.send = full  # type: ignore[attr-defined]
+    one = await bench(lab)
+    one.takes_little()
     with trio.fail_after(PATIENCE):
-        async with client:
-            backend.answer()
-            assert await read_exactly(client, 7) == OK[:7]
-            await lb.until(lambda: connection.out == OK[7:])  # type: ignore[attr-defined]
-            connection.on_event(4)  # type: ignore[attr-defined]  # EPOLLOUT: the kernel has no reason to say so here
-            assert await read_exactly(client, len(OK) - 7) == OK[7:]
+        async with one.client:
+            one.backend.say(OK)
+            await one.takes(OK[:HEARD])
+            await one.lb.until(lambda: one.connection.out == OK[HEARD:])
+            one.takes_all()
+            await one.takes(OK[HEARD:])
 
 
 async def test_a_request_that_cannot_be_sent_goes_to_another_connection(lab: Lab) -> None:
@@ -194,16 +155,12 @@ async def test_a_request_that_cannot_be_sent_goes_to_another_connection(lab: Lab
                 await read_exactly(client, len(OK))
             for peer in lb.worker._listeners[0].pool.peers:
                 for backend in peer.idle:
-                    backend.send = _broken
+                    backend.send = broken
             await client.send_all(request())
             assert await read_exactly(client, len(OK)) == OK
     assert answered == 3
     assert sum(stats.failed for stats in lb.backends) == 0
     assert lb.worker.stats().internal_errors == 0
-
-
-def _broken(_data: bytes) -> int:
-    raise ConnectionResetError
 
 
 async def test_a_relays_message_leaves_before_what_is_read_later(lab: Lab) -> None:
